@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""USB devices of the host, given to a machine."""
+
+from typing import ClassVar, Protocol
+
+from xenops.errors import Busy, DeviceIsConnected, DoesNotExist
+from xenops.idl import Interface, rpc
+from xenops.types.ids import DeviceId, TaskId, VmId
+from xenops.types.vusb import Vusb, VusbStat
+
+
+class VUSB(Interface, Protocol):
+    """USB devices of the host, given to a machine."""
+
+    name: ClassVar[str] = "VUSB"
+
+    @rpc(raises=(DoesNotExist,))
+    async def add(self, vusb: Vusb) -> DeviceId:
+        """Remember a device; it is plugged when its machine starts, or by `plug`."""
+
+    @rpc(raises=(DoesNotExist, DeviceIsConnected, Busy))
+    async def remove(self, id: DeviceId) -> None:
+        """Forget a device; it must be unplugged."""
+
+    @rpc(raises=(DoesNotExist, Busy))
+    async def plug(self, id: DeviceId) -> TaskId:
+        """Give the device to the running guest."""
+
+    @rpc(raises=(DoesNotExist, Busy))
+    async def unplug(self, id: DeviceId) -> TaskId:
+        """Take the device away from the guest."""
+
+    @rpc(raises=(DoesNotExist,), reads=True)
+    async def stat(self, id: DeviceId) -> VusbStat:
+        """The device as registered and as it is."""
+
+    @rpc(raises=(DoesNotExist,), reads=True)
+    async def list(self, vm: VmId) -> list[VusbStat]:
+        """The devices of a machine."""

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both ends of a call, made from the declaration: `stub` for who asks, `Dispatcher` for who answers.
+
+A dispatcher never lets an exception out: what is no declared fault becomes an `InternalError` whose reference stands
+in the log beside the traceback.
+"""
+
+import asyncio
+import inspect
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
+from msgspec import UNSET
+
+from xenops import wire
+from xenops.bus.port import JSON, MSGPACK, Bus, Delivery, Message
+from xenops.errors import BadRequest, DeadlineExceeded, Fault, InternalError, UnknownMethod
+from xenops.idl import Interface, Method, methods
+from xenops.service.log import work
+
+log = logging.getLogger(__name__)
+I = TypeVar("I", bound=Interface)  # noqa: E741
+REPLY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """What the envelope of the request under way said beside its params."""
+
+    method: str = ""
+    message_id: str | None = None
+    debug_info: str = ""
+    deadline: int | None = None  # Unix milliseconds: nothing starts after it
+    traceparent: str | None = None
+
+
+_NOBODY = Calling()
+calling: ContextVar[Calling] = ContextVar("calling", default=_NOBODY)
+
+
+class Outcomes(Protocol):
+    """Remembers what became of requests, so that a repeated message id gets the first outcome."""
+
+    def recall(self, message_id: str) -> bytes | None:
+        """The reply to the first request of that id, if it is still remembered."""
+
+    async def remember(self, message_id: str, reply: bytes) -> None:
+        """Keep a reply; returns once it is durable."""
+
+
+class Dispatcher:
+    """Answers the requests of some interfaces; `answer` is what `Bus.serve` wants."""
+
+    def __init__(
+        self,
+        implementations: Sequence[tuple[type[Interface], object]],
+        *,
+        outcomes: Outcomes | None = None,
+        observe: Callable[[str, str, float], None] = lambda method, outcome, seconds: None,
+    ) -> None:
+        self._methods: dict[str, tuple[Method, Callable[..., Awaitable[Any]]]] = {}
+        for interface, implementation in implementations:
+            for wire_name, method in methods(interface).items():
+                bound = getattr(implementation, method.attribute, None)
+                if not inspect.iscoroutinefunction(bound):
+                    raise TypeError(f"{type(implementation).__name__} does not implement {wire_name}")
+                self._methods[wire_name] = (method, bound)
+        self._outcomes = outcomes
+        self._observe = observe
+        self._under_way: dict[str, asyncio.Future[bytes]] = {}
+
+    async def answer(self, delivery: Delivery) -> Message:
+        """The reply to one request, in the encoding it came in."""
+        untrusted = delivery.message
+        encoding = JSON if untrusted.content_type == JSON else MSGPACK
+        began = time.perf_counter()
+        name, request_id = "unknown", None
+        try:
+            name, raw, request_id = wire.decode_call(untrusted.body, untrusted.content_type)
+            method, bound = self._find(name)
+            body = await self._once(method, bound, raw, request_id, delivery)
+            outcome = "ok"
+        except Fault as fault:
+            body, outcome = wire.encode_fault(fault, encoding, request_id), fault.name
+        except Exception as error:  # noqa: BLE001 (the edge: the caller gets a reference, the log the traceback)
+            internal = _internal(name, error)
+            body, outcome = wire.encode_fault(internal, encoding, request_id), internal.name
+        label = name if name in self._methods else "unknown"  # the name is the caller's text: no metric of its own
+        self._observe(label, outcome, time.perf_counter() - began)
+        return Message(body, content_type=encoding, correlation_id=untrusted.correlation_id)
+
+    def _find(self, name: str) -> tuple[Method, Callable[..., Awaitable[Any]]]:
+        found = self._methods.get(name)
+        if found is None:
+            near = get_close_matches(name, self._methods, 1)
+            raise UnknownMethod(name[:80], f"did you mean {near[0]}?" if near else "docs/api lists them all")
+        return found
+
+    async def _once(
+        self,
+        method: Method,
+        bound: Callable[..., Awaitable[Any]],
+        raw: msgspec.Raw,
+        request_id: Any,
+        delivery: Delivery,
+    ) -> bytes:
+        """The outcome of the first request with this message id; a repetition waits for it or finds it."""
+        message_id = delivery.message.message_id
+        if method.reads or not message_id:
+            return await self._perform(method, bound, raw, request_id, delivery)
+        if message_id in self._under_way:
+            return await asyncio.shield(self._under_way[message_id])
+        if self._outcomes is not None and (known := self._outcomes.recall(message_id)) is not None:
+            return known
+        self._under_way[message_id] = first = asyncio.get_running_loop().create_future()
+        try:
+            body = await self._perform(method, bound, raw, request_id, delivery)
+            if self._outcomes is not None:
+                await self._outcomes.remember(message_id, body)
+            first.set_result(body)
+            return body
+        except BaseException as error:
+            first.set_exception(error if isinstance(error, Exception) else InternalError("-", "the service stopped"))
+            first.exception()  # seen: nobody else may be waiting
+            raise
+        finally:
+            del self._under_way[message_id]
+
+    async def _perform(
+        self,
+        method: Method,
+        bound: Callable[..., Awaitable[Any]],
+        raw: msgspec.Raw,
+        request_id: Any,
+        delivery: Delivery,
+    ) -> bytes:
+        message = delivery.message
+        envelope, newer = _envelope(method, message)
+        params = wire.decode_params(raw, method.params, message.content_type, forgiving=newer)
+        if envelope.deadline is not None and time.time() * 1000 > envelope.deadline:
+            raise DeadlineExceeded(envelope.deadline)
+        calling.set(envelope)
+        if envelope.debug_info:
+            work.set(envelope.debug_info)
+        if method.waits:
+            delivery.accept()
+        result = await bound(**{f: getattr(params, f) for f in params.__struct_fields__})
+        return wire.encode_result(result, message.content_type, request_id)
+
+
+def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
+    """What the untrusted headers say, and whether the caller was written for a newer interface than ours."""
+    headers = message.headers
+    deadline, debug_info = headers.get("deadline"), headers.get("debug_info", "")
+    traceparent, version = headers.get("traceparent"), headers.get("version", wire.VERSION)
+    if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool)):
+        raise BadRequest("headers.deadline", "expected Unix milliseconds as an int")
+    for key, value in (("debug_info", debug_info), ("version", version), ("traceparent", traceparent or "")):
+        if not isinstance(value, str) or len(value) > 512:
+            raise BadRequest(f"headers.{key}", "expected a string of at most 512 characters")
+    return Calling(method.wire, message.message_id, debug_info, deadline, traceparent), _newer(version)
+
+
+def _newer(version: str) -> bool:
+    try:
+        return tuple(map(int, version.split("."))) > tuple(map(int, wire.VERSION.split(".")))
+    except ValueError:
+        raise BadRequest("headers.version", f"expected a version such as {wire.VERSION}") from None
+
+
+def _internal(name: str, error: BaseException) -> InternalError:
+    reference = secrets.token_hex(4)
+    log.error("%s failed, reference %s", name, reference, exc_info=error)
+    return InternalError(reference, type(error).__name__)
+
+
+_client = secrets.token_hex(8)
+_counter = itertools.count(1)
+
+
+def request(
+    method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], *, debug_info: str = "", deadline: int | None = None
+) -> Message:
+    """The message that asks for `method`; its id makes it safe to send again."""
+    names = method.params.__struct_fields__
+    if len(args) > len(names):
+        raise TypeError(f"{method.wire} takes {', '.join(names) or 'nothing'}")
+    params = method.params(**dict(zip(names, args, strict=False)), **kwargs)
+    headers: dict[str, Any] = {"version": wire.VERSION}
+    if debug_info:
+        headers["debug_info"] = debug_info
+    if deadline is not None:
+        headers["deadline"] = deadline
+    return Message(wire.encode_call(method.wire, params), message_id=f"{_client}-{next(_counter)}", headers=headers)
+
+
+def waiting_s(method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float) -> float:
+    """How long a caller waits for the reply: a long poll's own time comes on top."""
+    if not method.waits:
+        return timeout_s
+    names = method.params.__struct_fields__
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    own = given.get(
+        "timeout", next((f.default for f in msgspec.structs.fields(method.params) if f.name == "timeout"), UNSET)
+    )
+    return timeout_s + (own if isinstance(own, int | float) else 0.0)
+
+
+def stub(
+    interface: type[I],
+    bus: Bus,
+    queue: str,
+    *,
+    timeout_s: float = REPLY_TIMEOUT_S,
+    debug_info: str = "",
+    deadline_s: float | None = None,
+) -> I:
+    """A client of `interface` whose methods are asked of `queue`; they raise the service's faults."""
+
+    def bind(method: Method) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            deadline = None if deadline_s is None else int((time.time() + deadline_s) * 1000)
+            message = request(method, args, kwargs, debug_info=debug_info, deadline=deadline)
+            reply = await bus.call(queue, message, timeout_s=waiting_s(method, args, kwargs, timeout_s))
+            return wire.decode_result(reply.body, method.result)
+
+        call.__name__, call.__doc__ = method.attribute, method.doc
+        return call
+
+    members = {m.attribute: staticmethod(bind(m)) for m in methods(interface).values()}
+    return cast(I, type(f"{interface.__name__}Stub", (), members)())

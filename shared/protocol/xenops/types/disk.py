@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the bytes of a disk are."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from xenops.types.record import Record
+
+
+class Local(Record, frozen=True, kw_only=True, tag="Local", tag_field="type"):
+    """A block device or a file in the control domain."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    format: str = "raw"
+
+
+class Vdi(Record, frozen=True, kw_only=True, tag="VDI", tag_field="type"):
+    """A virtual disk image of a storage service, written `SR/VDI`."""
+
+    name: Annotated[str, Meta(min_length=1)]
+
+
+Disk = Local | Vdi
