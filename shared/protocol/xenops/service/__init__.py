@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every service process has in common: settings, logs, metrics, start and stop."""
