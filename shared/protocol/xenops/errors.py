@@ -12,7 +12,7 @@
         DeviceDetachRejected  FailedToRunScript  VmsFailedToCooperate  BallooningTimeoutBeforeMigration
       HostFault           the host, or something configured on it, did not play along
         NoBootableDevice  BootloaderError  CannotFreeThisMuchMemory  NotEnoughMemory  IoError
-        HookFailed  ProgramFailed  StorageBackendError  PcibackNotLoaded  FailedToStartEmulator
+        HookFailed  ProgramFailed  StepTimedOut  StorageBackendError  PcibackNotLoaded  FailedToStartEmulator
       TaskFault           the work was ended before its time
         Cancelled  Interrupted
       ServiceFault        somebody on the bus could not be reached
@@ -312,6 +312,14 @@ class ProgramFailed(HostFault):
     sentence = "{program} could not be run: {reason}"
     program: str
     reason: str
+
+
+class StepTimedOut(HostFault):
+    """A step took longer than it ever should; it was stopped and the VM checked."""
+
+    sentence = "{step} did not end within {timeout_s:g} s and was given up; the service's log says what it waited for"
+    step: str
+    timeout_s: float
 
 
 class StorageBackendError(HostFault):

@@ -14,6 +14,7 @@ import msgspec
 from xenops import errors
 from xenops.bus.port import JSON, MSGPACK
 from xenops.errors import BadRequest, Fault
+from xenops.events import Event
 from xenops.types.record import UNSET, UnsetType
 
 VERSION = "1.0"
@@ -46,6 +47,7 @@ class Reply(msgspec.Struct):
 _call_decoder = msgspec.msgpack.Decoder(Call)
 _json_call_decoder = msgspec.json.Decoder(JsonCall)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
+_event_decoder = msgspec.msgpack.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$")
@@ -151,6 +153,19 @@ def decode_result(untrusted: bytes, result: Any) -> Any:
             return lenient(msgspec.msgpack.decode(reply.result), result)
     except msgspec.DecodeError as error:
         raise bad_request(error, root="reply") from None
+
+
+def decode_event(untrusted: bytes) -> Event:
+    """The event of a message; fields that we do not know are ignored."""
+    try:
+        try:
+            return _event_decoder.decode(untrusted)
+        except msgspec.ValidationError:
+            return lenient(msgspec.msgpack.decode(untrusted), Event)
+    except msgspec.DecodeError as error:
+        raise bad_request(error, root="event") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest("event", f"is not well-formed: {error}") from None
 
 
 def lenient(untrusted: Any, wanted: type[T]) -> T:

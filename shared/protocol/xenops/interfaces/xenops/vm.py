@@ -145,7 +145,7 @@ class VM(Interface, Protocol):
         """All that is known of a machine; `import_metadata` takes it back without loss."""
 
     @rpc(raises=(BadRequest, DeviceIsConnected, Busy, TimedOut))
-    async def import_metadata(self, metadata: Metadata | dict[str, Any] | str) -> VmId:
+    async def import_metadata(self, metadata: dict[str, Any] | str) -> VmId:
         """Register a machine with all its devices, or update it: our own export, or the original's JSON text.
 
         On a machine with work under way it waits for its turn; devices that are not named any more must be unplugged.

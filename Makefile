@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the words. Every target that needs it sets up the virtual environment by itself; nothing is
+# written outside this checkout.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := shared services clients deploy tests bench examples
+READY := .venv/.ready
+# Where the sample run (make run) and the demonstration keep their state.
+VAR := var
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run fmt lint types test test-docker bench docs golden clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(READY): requirements.lock pyproject.toml
+	@echo "==> virtual environment in .venv (locked versions)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(READY) ## virtual environment with locked versions, in .venv
+
+demo: setup ## run the whole stack and drive it, showing every command
+	@$(BIN)/python deploy/local/demo.py
+
+run: setup ## run the stack in the foreground; Ctrl-C stops it, machines survive
+	@exec $(BIN)/python deploy/local/run.py
+
+fmt: setup ## format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: setup ## style, import contracts
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+test: setup ## all tests that need no root, no docker and no Xen
+	$(BIN)/pytest -n auto -m "not docker" tests
+
+test-docker: setup ## build the images and test the composed stack (needs a docker engine)
+	deploy/docker/test.sh
+
+bench: setup ## measure ratios against peers; writes bench/latest.json
+	$(BIN)/python bench/run.py
+
+docs: setup ## derive the manual from the interfaces
+	$(BIN)/python -m xenops.derive
+
+golden: setup docs ## rewrite the golden files, to be read as a diff
+	UPDATE_GOLDEN=1 $(BIN)/pytest -q tests -k golden
+
+clean: ## remove what was made here, except the machines of `make run`
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/latest.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
