@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Performs a plan: takes its steps, and goes the way back when one fails.
+
+It never cuts a step in the middle, unless the step says that it may be; and the way back is not cut short by a second
+cancel.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from xenops.errors import Cancelled, Fault, StepTimedOut
+from xenops.types.task import Completed
+from xenopsd.engine.plan import Atom, BestEffort, Parallel, Pivot, Plan, Serial, weight
+from xenopsd.engine.tasks import Task, failed
+
+log = logging.getLogger(__name__)
+
+
+class Context(Protocol):
+    """What steps are given; this floor needs to know only the task."""
+
+    @property
+    def task(self) -> Task:
+        """On whose behalf."""
+
+    @property
+    def observe(self) -> Callable[[str, float], None]:
+        """Told of every step's name and seconds."""
+
+
+async def perform(plan: Plan, cx: Context) -> None:
+    """Take the plan's steps; on a failure undo what can be undone, then raise it."""
+    cx.task.expect(weight(plan))
+    done: list[Atom] = []
+    try:
+        await _walk(plan, cx, done)
+    except BaseException:
+        await asyncio.shield(_unwind(done, cx))
+        raise
+
+
+async def _walk(plan: Plan, cx: Context, done: list[Atom]) -> None:
+    match plan:
+        case Atom():
+            await _step(plan, cx)
+            done.append(plan)
+        case Serial(steps):
+            for step in steps:
+                await _walk(step, cx, done)
+        case Parallel(steps):
+            ends = await asyncio.gather(*(_walk(step, cx, done) for step in steps), return_exceptions=True)
+            for end in ends:
+                if end is not None:
+                    raise end
+        case BestEffort(step):
+            try:
+                await _walk(step, cx, done)
+            except Cancelled:
+                raise
+            except Fault as fault:
+                log.warning("could not %s, going on: %s", step.label if isinstance(step, Atom) else "do all", fault)
+        case Pivot():
+            cx.task.checkpoint()
+            cx.task.pass_pivot()
+            done.clear()
+
+
+async def _step(atom: Atom, cx: Context) -> None:
+    task = cx.task
+    task.checkpoint()
+    name = f"{atom.label} {atom.about}".rstrip()
+    task.begin(name)
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(atom.timeout_s):
+            if atom.interruptible:
+                await _interruptible(atom, cx)
+            else:
+                await atom.do(cx)
+    except TimeoutError:
+        fault = StepTimedOut(name, atom.timeout_s)
+        task.end_step(name, failed(fault))
+        raise fault from None
+    except Fault as fault:
+        task.end_step(name, failed(fault))
+        raise
+    seconds = time.perf_counter() - began
+    cx.observe(atom.label, seconds)
+    task.end_step(name, Completed(duration_s=round(seconds, 6)))
+    task.advance(atom.weight)
+
+
+async def _interruptible(atom: Atom, cx: Context) -> None:
+    running = asyncio.ensure_future(atom.do(cx))
+    with cx.task.interrupts(running):
+        try:
+            await running
+        except asyncio.CancelledError:
+            if cx.task.cancelling:
+                raise Cancelled(cx.task.id) from None
+            raise  # out of time, or the daemon stops; the step went with us
+
+
+async def _unwind(done: list[Atom], cx: Context) -> None:
+    """Undo the steps, the last one first; what cannot be undone is for `check` to reconcile."""
+    for atom in reversed(done):
+        undo = getattr(atom, "undo", None)
+        if undo is None:
+            continue
+        try:
+            async with asyncio.timeout(atom.timeout_s):
+                await undo(cx)
+        except (Fault, TimeoutError) as error:
+            log.warning("%s could not be undone: %s", atom.label, error or "out of time")
