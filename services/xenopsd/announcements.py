@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells the outside what changed: wakes long polls at once, and publishes events a moment later.
+
+Publishing gathers changes for a moment, so that a storm of them becomes one event an object. It must never hold up
+the work whose changes it tells of.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from xenops.bus.port import Bus, Message
+from xenops.errors import DoesNotExist
+from xenops.events import Change, Event, Kind, encode, topic
+from xenops.types.update import Update
+from xenops.types.update import Updates as Answer
+from xenopsd.updates import Updates
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.02
+Describe = Callable[[Kind, str], Awaitable[dict[str, object]]]  # what an event says beside the id
+
+
+class Announcements:
+    """The daemon's one place to say that something changed."""
+
+    def __init__(self, updates: Updates, *, host: str, instance: str) -> None:
+        self.updates = updates
+        self._host, self._instance = host, instance
+        self._news = asyncio.Event()
+        self._published = 0
+
+    def __call__(self, kind: Kind, id: str, change: Change = Change.CHANGED) -> None:
+        """Something changed."""
+        self.updates.add(kind, id, change)
+        self._wake()
+
+    def barrier(self, vm: str, id: int) -> None:
+        """Mark this place in the stream."""
+        self.updates.inject_barrier(vm, id)
+        self._wake()
+
+    async def after(self, untrusted_token: str | None, timeout_s: float) -> Answer:
+        """What changed after a token, as soon as there is anything or the time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.updates.has_news(untrusted_token):
+                    await self._news.wait()
+        except TimeoutError:
+            log.debug("nothing changed in %g s", timeout_s)
+        return self.updates.get(untrusted_token)
+
+    async def publish(self, bus: Bus, describe: Describe) -> None:
+        """Publish events until cancelled."""
+        told = self.updates.token()
+        while True:
+            while not self.updates.has_news(told):
+                await self._news.wait()
+            await asyncio.sleep(GATHER_S)
+            answer = self.updates.get(told)
+            told = answer.token
+            for update in answer.updates:
+                await self._publish_one(bus, update, told, describe)
+
+    async def _publish_one(self, bus: Bus, update: Update, token: str, describe: Describe) -> None:
+        try:
+            facts = {} if update.change is Change.REMOVED else await describe(update.kind, update.id)
+        except DoesNotExist:
+            return  # it has gone since; its removal is announced next
+        self._published += 1
+        event = Event(
+            epoch=self.updates.epoch,
+            seq=self._published,
+            host=self._host,
+            instance=self._instance,
+            kind=update.kind,
+            id=update.id,
+            change=update.change,
+            at=int(time.time() * 1000),
+            token=token,
+            **facts,  # type: ignore[arg-type]
+        )
+        await bus.publish(topic(self._host, self._instance, update.kind, update.id), Message(encode(event)))
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was accepted and what became of it: tasks, and the outcomes of requests by message id.
+
+A task row is written when the task is accepted, marked when it begins and completed when it ends; what is found
+begun but not ended at start-up was interrupted.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from xenops.types import task as wire
+from xenops.types.task import TaskState
+from xenopsd.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class Recorded(Protocol):
+    """A task, as far as it is written down."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    def record(self) -> wire.Task:
+        """It as a client sees it."""
+
+
+class Entry(NamedTuple):
+    """One task of an earlier life."""
+
+    record: wire.Task
+    payload: bytes
+    begun: bool
+    message_id: str | None
+
+
+class Journal:
+    """The engine's journal, kept in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def entries(self) -> Iterator[Entry]:
+        """What earlier lives left behind, oldest first; for start-up."""
+        for id, message_id, begun, payload, record in self._database.rows("SELECT * FROM tasks"):
+            try:
+                yield Entry(msgspec.msgpack.decode(record, type=wire.Task), payload, bool(begun), message_id)
+            except msgspec.DecodeError as error:
+                log.error("the record of task %s is unreadable and left alone: %s", id, error)
+
+    async def accept(self, task: Recorded, payload: bytes, message_id: str | None, *, begun: bool) -> None:
+        """See `engine.workers.Journal`."""
+        record = msgspec.msgpack.encode(task.record())
+        self._database.write(
+            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?)", task.id, message_id, int(begun), payload, record
+        )
+        await self._database.commit()
+
+    async def begin(self, task: Recorded) -> None:
+        """See `engine.workers.Journal`."""
+        self._database.write("UPDATE tasks SET begun = 1 WHERE id = ?", task.id)
+        await self._database.commit()
+
+    async def finish(self, task: Recorded, state: TaskState) -> None:
+        """See `engine.workers.Journal`."""
+        record = msgspec.structs.replace(task.record(), state=state, cancellable=False)
+        self._database.write(
+            "UPDATE tasks SET begun = 1, record = ? WHERE id = ?", msgspec.msgpack.encode(record), task.id
+        )
+        await self._database.commit()
+
+    def step(self, task: Recorded) -> None:
+        """Note which step a task has reached; written with the next commit."""
+        self._database.write("UPDATE tasks SET record = ? WHERE id = ?", msgspec.msgpack.encode(task.record()), task.id)
+
+    def forget(self, task: Recorded) -> None:
+        """See `engine.workers.Journal`."""
+        self._database.write("DELETE FROM tasks WHERE id = ?", task.id)
+
+
+class Outcomes:
+    """The replies to requests that change something, by message id, for as long as `keep_s`."""
+
+    def __init__(self, database: Database, *, keep_s: float) -> None:
+        self._database, self._keep_s = database, keep_s
+        self._replies: dict[str, tuple[int, bytes]] = {}  # oldest first
+        for message_id, at, reply in database.rows("SELECT message_id, at, reply FROM outcomes ORDER BY at"):
+            self._replies[message_id] = (at, reply)
+
+    def recall(self, message_id: str) -> bytes | None:
+        """See `xenops.rpc.Outcomes`."""
+        known = self._replies.get(message_id)
+        return None if known is None else known[1]
+
+    async def remember(self, message_id: str, reply: bytes) -> None:
+        """See `xenops.rpc.Outcomes`; durable with the next commit, which is at most a moment away.
+
+        Not waited for: what the request did is durable already, and a task is found by its message id in the journal.
+        """
+        now = int(time.time())
+        self._replies[message_id] = (now, reply)
+        self._database.write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", message_id, now, reply)
+
+    def expire(self) -> None:
+        """Forget what is older than `keep_s`."""
+        limit = int(time.time() - self._keep_s)
+        for message_id in list(self._replies):
+            if self._replies[message_id][0] >= limit:
+                break
+            del self._replies[message_id]
+        self._database.write("DELETE FROM outcomes WHERE at < ?", limit)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine as it is remembered: its record and its devices of every kind."""
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from xenops.errors import DoesNotExist
+from xenops.events import Kind
+from xenops.types.metadata import Metadata
+from xenops.types.pci import Pci
+from xenops.types.vbd import Vbd
+from xenops.types.vgpu import Vgpu
+from xenops.types.vif import Vif
+from xenops.types.vm import Vm
+from xenops.types.vusb import Vusb
+
+D = TypeVar("D", Vbd, Vif, Pci, Vusb, Vgpu)
+AnyDevice = Vbd | Vif | Pci | Vusb | Vgpu
+
+RECORDS: dict[Kind, type[Any]] = {Kind.VBD: Vbd, Kind.VIF: Vif, Kind.PCI: Pci, Kind.VUSB: Vusb, Kind.VGPU: Vgpu}
+
+
+@dataclass(slots=True)
+class Device(Generic[D]):
+    """A device's record, and whether it is meant to be plugged now."""
+
+    record: D
+    active: bool = False
+
+
+@dataclass(slots=True)
+class Machine:
+    """One registered VM; `devices` by kind and name, in the order in which they were added."""
+
+    vm: Vm
+    seq: int
+    devices: dict[Kind, dict[str, Device[Any]]] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The VM's id."""
+        return self.vm.id
+
+    def of(self, kind: Kind) -> list[Any]:
+        """The records of its devices of a kind."""
+        return [device.record for device in self.devices.get(kind, {}).values()]
+
+    def device(self, kind: Kind, dev: str) -> Device[Any]:
+        """One device; raises `DoesNotExist`."""
+        found = self.devices.get(kind, {}).get(dev)
+        if found is None:
+            raise DoesNotExist(kind.name, f"{self.id}.{dev}")
+        return found
+
+    def metadata(self) -> Metadata:
+        """The machine as it travels, without the backend's own state."""
+        return Metadata(
+            vm=self.vm,
+            vbds=self.of(Kind.VBD),
+            vifs=self.of(Kind.VIF),
+            pcis=self.of(Kind.PCI),
+            vgpus=self.of(Kind.VGPU),
+            vusbs=self.of(Kind.VUSB),
+        )
