@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has to be done to bring a machine to a valid state: the truth, whatever happened before.
+
+Asked after every failure and cancellation, when a guest or the host does something by itself, and for every machine
+at start-up. The facts come in; the plan goes out.
+
+    domain needs POWEROFF   -> on_shutdown        a machine without a domain: clear up what is left of it
+                 REBOOT     -> on_reboot          ran shorter than the minimum: first wait a while
+                 CRASHDUMP  -> on_crash           ran shorter than the minimum: stop instead of starting again
+                 SUSPEND    -> stop               nobody asked for it
+                 SOFTRESET  -> on_softreboot
+"""
+
+from dataclasses import dataclass, field
+
+from xenops.events import Kind
+from xenops.types.vbd import Qos
+from xenops.types.vm import Action, PowerState, VmState
+from xenopsd.atoms import vbd, vm
+from xenopsd.atoms.hook import Reason
+from xenopsd.atoms.kind import KINDS, deactivate_all
+from xenopsd.backends.port import DeviceAction, DomainAction
+from xenopsd.engine.plan import NOTHING, BestEffort, Plan, serial
+from xenopsd.operations.reboot import reboot
+from xenopsd.operations.shutdown import dismantle, power_off
+from xenopsd.store.machine import Machine
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the backend says of a machine now; `ran_s` is how long its domain has lived."""
+
+    state: VmState
+    action: DomainAction | None
+    ran_s: float
+    minimum_run_s: float
+    loop_delay_s: float
+    device_actions: dict[tuple[Kind, str], DeviceAction] = field(default_factory=dict)
+
+
+def plan(machine: Machine, facts: Facts) -> Plan:
+    """From what is to what may be."""
+    if facts.state.power_state in (PowerState.HALTED, PowerState.SUSPENDED):
+        return _clear_up(machine, facts)
+    if facts.action is not None:
+        return serial(*(_act(machine, facts, action) for action in wanted(machine, facts)))
+    return serial(*(_mend_device(machine, kind, dev, action) for (kind, dev), action in facts.device_actions.items()))
+
+
+def wanted(machine: Machine, facts: Facts) -> list[Action]:
+    """The actions that the machine's record asks for, after damping of loops."""
+    record = machine.vm
+    match facts.action:
+        case DomainAction.POWEROFF:
+            return record.on_shutdown
+        case DomainAction.REBOOT:
+            return record.on_reboot
+        case DomainAction.SOFTRESET:
+            return record.on_softreboot
+        case DomainAction.CRASHDUMP if facts.ran_s < facts.minimum_run_s:
+            return [Action.SHUTDOWN if action is Action.START else action for action in record.on_crash]
+        case DomainAction.CRASHDUMP:
+            return record.on_crash
+        case _:
+            return [Action.SHUTDOWN]
+
+
+def restarts(machine: Machine, facts: Facts) -> bool:
+    """Whether the plan ends with the machine running again."""
+    return facts.state.power_state in (PowerState.RUNNING, PowerState.PAUSED) and Action.START in wanted(machine, facts)
+
+
+def _act(machine: Machine, facts: Facts, action: Action) -> Plan:
+    match action:
+        case Action.START:
+            in_a_loop = facts.ran_s < facts.minimum_run_s
+            return serial(vm.Delay(facts.loop_delay_s) if in_a_loop else NOTHING, reboot(machine, Reason.CLEAN_REBOOT))
+        case Action.SHUTDOWN:
+            clean = facts.action is DomainAction.POWEROFF
+            return power_off(machine, Reason.CLEAN_SHUTDOWN if clean else Reason.HARD_SHUTDOWN)
+        case Action.PAUSE:
+            return vm.Pause(machine.vm)
+        case Action.COREDUMP:
+            return BestEffort(vm.DumpCore(machine.vm))
+        case Action.SOFTREBOOT:
+            return vm.SoftReset(machine.vm)
+
+
+def _clear_up(machine: Machine, facts: Facts) -> Plan:
+    """No domain: take away what a vanished one left behind."""
+    left_over = any(device.active for devices in machine.devices.values() for device in devices.values())
+    suspended = facts.state.power_state is PowerState.SUSPENDED
+    return serial(dismantle(machine), deactivate_all(machine, life_goes_on=suspended)) if left_over else NOTHING
+
+
+def _mend_device(machine: Machine, kind: Kind, dev: str, action: DeviceAction) -> Plan:
+    record = machine.device(kind, dev).record
+    match action:
+        case DeviceAction.SET_QOS if kind is Kind.VBD:
+            return vbd.SetQos(machine.vm, record, record.qos if isinstance(record.qos, Qos) else None)
+        case _:
+            return KINDS[kind].unplug(machine.vm, record, True)
