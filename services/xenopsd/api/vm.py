@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines."""
+
+from typing import Any
+
+import msgspec
+
+from xenops.errors import BadPowerState, DeviceIsConnected
+from xenops.events import Change, Kind
+from xenops.interfaces.xenops import VM
+from xenops.types.disk import Disk
+from xenops.types.metadata import Metadata
+from xenops.types.vm import Added, PowerState, Vm, VmStat
+from xenopsd.control import Control
+from xenopsd.devices import Devices
+from xenopsd.imports import read_metadata
+from xenopsd.operations import settings, steps
+from xenopsd.operations.reboot import Reboot
+from xenopsd.operations.resume import Resume
+from xenopsd.operations.shutdown import Shutdown
+from xenopsd.operations.start import Start
+from xenopsd.operations.suspend import Checkpoint, FastResume, Suspend
+
+
+class VmApi(VM):
+    """Registers machines and queues what is asked of them."""
+
+    def __init__(self, control: Control, devices: Devices) -> None:
+        self._control, self._devices = control, devices
+        self._machines, self._announce, self._begin = control.machines, control.announce, control.begin
+
+    async def add(self, vm: Vm) -> Added:
+        updated = self._machines.put(vm)
+        await self._machines.commit()
+        self._announce(Kind.VM, vm.id, Change.CHANGED if updated else Change.ADDED)
+        return Added(id=vm.id, updated=updated)
+
+    async def remove(self, id: str) -> None:
+        self._machines.find(id)
+        await self._control.exclusively(id, "VM.remove", lambda: self._remove(id))
+
+    async def _remove(self, id: str) -> None:
+        machine = self._machines.find(id)
+        state = await self._control.power_state(machine)
+        if state not in (PowerState.HALTED, PowerState.SUSPENDED):
+            raise BadPowerState(state.value, PowerState.HALTED.value)
+        await self._control.backend.vm.forget(machine.vm)
+        gone = [
+            (kind, str(device.record.id)) for kind, devices in machine.devices.items() for device in devices.values()
+        ]
+        self._machines.remove(id)
+        await self._machines.commit()
+        for kind, device in gone:
+            self._announce(kind, device, Change.REMOVED)
+        self._announce(Kind.VM, id, Change.REMOVED)
+
+    async def rename(self, id: str, name: str) -> None:
+        self._machines.put(msgspec.structs.replace(self._machines.find(id).vm, name=name))
+        await self._machines.commit()
+        self._announce(Kind.VM, id)
+
+    async def exists(self, id: str) -> bool:
+        return id in self._machines
+
+    async def stat(self, id: str) -> VmStat:
+        machine = self._machines.find(id)
+        return VmStat(vm=machine.vm, state=(await self._control.states([machine]))[0])
+
+    async def list(self) -> list[VmStat]:
+        machines = list(self._machines)
+        states = await self._control.states(machines)
+        return [VmStat(vm=machine.vm, state=state) for machine, state in zip(machines, states, strict=True)]
+
+    async def create(self, id: str) -> str:
+        return await self._begin(steps.Create(vm=id))
+
+    async def build(self, id: str, force: bool = False) -> str:
+        return await self._begin(steps.Build(vm=id, force=force))
+
+    async def create_device_model(self, id: str, save_state: bool = False) -> str:
+        return await self._begin(steps.CreateDeviceModel(vm=id, save_state=save_state))
+
+    async def destroy(self, id: str) -> str:
+        return await self._begin(steps.Destroy(vm=id))
+
+    async def start(self, id: str, force: bool = False, paused: bool = True) -> str:
+        return await self._begin(Start(vm=id, force=force, paused=paused))
+
+    async def shutdown(self, id: str, delay: float | None = None) -> str:
+        return await self._begin(Shutdown(vm=id, delay=delay))
+
+    async def reboot(self, id: str, delay: float | None = None) -> str:
+        return await self._begin(Reboot(vm=id, delay=delay))
+
+    async def pause(self, id: str) -> str:
+        return await self._begin(steps.Pause(vm=id))
+
+    async def unpause(self, id: str) -> str:
+        return await self._begin(steps.Unpause(vm=id))
+
+    async def suspend(self, id: str, disk: Disk) -> str:
+        return await self._begin(Suspend(vm=id, disk=disk))
+
+    async def resume(self, id: str, disk: Disk, paused: bool = True) -> str:
+        return await self._begin(Resume(vm=id, disk=disk, paused=paused))
+
+    async def checkpoint(self, id: str, disk: Disk) -> str:
+        return await self._begin(Checkpoint(vm=id, disk=disk))
+
+    async def fast_resume(self, id: str) -> str:
+        return await self._begin(FastResume(vm=id))
+
+    async def s3suspend(self, id: str) -> str:
+        return await self._begin(steps.S3Suspend(vm=id))
+
+    async def s3resume(self, id: str) -> str:
+        return await self._begin(steps.S3Resume(vm=id))
+
+    async def delay(self, id: str, seconds: float) -> str:
+        return await self._begin(steps.Delay(vm=id, seconds=seconds))
+
+    async def set_vcpus(self, id: str, n: int) -> str:
+        return await self._begin(settings.SetVcpus(vm=id, n=n))
+
+    async def set_shadow_multiplier(self, id: str, multiplier: float) -> str:
+        return await self._begin(settings.SetShadowMultiplier(vm=id, multiplier=multiplier))
+
+    async def set_memory_dynamic_range(self, id: str, min: int, max: int) -> str:
+        return await self._begin(settings.SetMemoryDynamicRange(vm=id, minimum=min, maximum=max))
+
+    async def set_xsdata(self, id: str, xsdata: dict[str, str]) -> str:
+        return await self._begin(settings.SetXsdata(vm=id, xsdata=xsdata))
+
+    async def run_script(self, id: str, script: str) -> str:
+        return await self._begin(steps.RunScript(vm=id, script=script))
+
+    async def export_metadata(self, id: str) -> Metadata:
+        machine = self._machines.find(id)
+        domains = await self._control.backend.vm.get_internal_state(machine.vm)
+        metadata = machine.metadata()
+        return metadata if domains is None else msgspec.structs.replace(metadata, domains=domains)
+
+    async def import_metadata(self, metadata: dict[str, Any] | str) -> str:
+        read = read_metadata(metadata)
+        read = msgspec.structs.replace(read, vifs=[self._devices.with_mac(vif) for vif in read.vifs])
+        await self._control.exclusively(read.vm.id, "VM.import_metadata", lambda: self._import(read))
+        return read.vm.id
+
+    async def _import(self, metadata: Metadata) -> None:
+        for kind, id in self._devices.no_longer_in(metadata):
+            if await self._devices.is_plugged(kind, id):
+                raise DeviceIsConnected(kind.name, str(id))
+        if isinstance(metadata.domains, dict):
+            await self._control.backend.vm.set_internal_state(metadata.vm, metadata.domains)
+        updated, gone = self._machines.put_metadata(metadata)
+        await self._machines.commit()
+        self._announce(Kind.VM, metadata.vm.id, Change.CHANGED if updated else Change.ADDED)
+        for kind, dev in gone:
+            self._announce(kind, f"{metadata.vm.id}.{dev}", Change.REMOVED)
+
+    async def generate_state_string(self, vm: Vm) -> str:
+        return await self._control.backend.vm.generate_state_string(vm)

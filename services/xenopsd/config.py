@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""xenopsd's settings."""
+
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import msgspec
+from msgspec import Meta
+
+from xenops.service.bus import BusSettings
+from xenopsd.atoms.context import Limits
+from xenopsd.resources import RESOURCES
+
+PROGRAM = "xenopsd"
+Seconds = Annotated[float, Meta(ge=0)]
+
+# A backend is a package with `create(settings)`; nobody imports it, it is loaded by this name.
+BACKENDS = {"simulator": "xenopsd.backends.simulator"}
+
+
+class _Settings(BusSettings, frozen=True, kw_only=True):
+    """The domain manager: registers, starts, watches and stops the VMs of one host."""
+
+    backend: Annotated[Literal["simulator"], Meta(description="which hypervisor: simulator")] = "simulator"
+    instance: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]*\Z", max_length=64, description="name of this instance; unset: the backend's name"
+        ),
+    ] = ""
+    state_dir: Annotated[Path, Meta(description="where machines and tasks are remembered")] = Path("/var/lib/xenopsd")
+    hooks_dir: Annotated[Path, Meta(description="folders of hook programs, one a hook")] = Path("/etc/xenopsd/hooks.d")
+    worker_pool_size: Annotated[int, Meta(ge=1, le=1024, description="machines worked on side by side")] = 25
+    queue_limit: Annotated[int, Meta(ge=1, description="operations that may wait for one machine")] = 1000
+    request_limit: Annotated[int, Meta(ge=1, description="requests that may wait in our queue on the bus")] = 10000
+    domain_shutdown_ack_timeout: Annotated[
+        float, Meta(ge=0, description="seconds a guest has to acknowledge a request to shut down")
+    ] = 60.0
+    hook_timeout: Annotated[float, Meta(gt=0, description="seconds one hook program may run")] = 600.0
+    reboot_loop_delay: Annotated[
+        float, Meta(ge=0, description="seconds to wait before a machine that reboots too soon starts again")
+    ] = 15.0
+    task_expiry: Annotated[
+        float, Meta(gt=0, description="seconds for which an ended task is remembered when nobody destroys it")
+    ] = 86400.0
+    outcome_expiry: Annotated[
+        float, Meta(gt=0, description="seconds for which a repeated request gets its first outcome")
+    ] = 86400.0
+    stop_timeout: Annotated[
+        float, Meta(ge=0, description="seconds that running operations have when we are told to stop")
+    ] = 10.0
+    search_path: Annotated[list[str], Meta(description="further folders to look for helper programs in")] = []
+    simulator_memory_mib: Annotated[int, Meta(ge=1, description="memory of the simulated host")] = 1 << 20
+    simulator_cpus: Annotated[int, Meta(ge=1, description="processors of the simulated host")] = 8
+    simulator_seed: Annotated[int, Meta(ge=0, description="what the simulator's chance begins with")] = 0
+    simulator_latency: Annotated[list[str], Meta(description="milliseconds a backend call takes, as vm.create:50")] = []
+    simulator_failures: Annotated[list[str], Meta(description="backend calls that fail, as vbd.plug:IoError")] = []
+
+    def limits(self) -> Limits:
+        """The settings that steps look at."""
+        return Limits(
+            shutdown_ack_s=self.domain_shutdown_ack_timeout,
+            hook_s=self.hook_timeout,
+            reboot_loop_delay_s=self.reboot_loop_delay,
+            crash_dir=self.state_dir / "crash",
+            hooks_dir=self.hooks_dir,
+        )
+
+
+# Every row of the table of resources is a key of its own.
+_WithResources = msgspec.defstruct(
+    "XenopsdSettings",
+    [
+        (
+            resource.key.replace("-", "_"),
+            Annotated[str, Meta(description=f"{resource.what} (backend {', '.join(resource.backends)})")],
+            resource.default,
+        )
+        for resource in RESOURCES
+    ],
+    bases=(_Settings,),
+    frozen=True,
+    kw_only=True,
+    namespace={"__doc__": _Settings.__doc__},
+)
+Settings = _Settings
+XenopsdSettings = cast(type[Settings], _WithResources)

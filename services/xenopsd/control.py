@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out operations: from a request to a task, from a task to a plan, and to the check after a failure.
+
+The only room that knows engine, operations and backend together. It never touches a domain whose machine is not
+registered.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted
+from xenops.events import Change, Kind
+from xenops.rpc import calling
+from xenops.types.process import Ended, Program
+from xenops.types.task import Pending
+from xenops.types.vm import PowerState, VmState
+from xenopsd.announcements import Announcements
+from xenopsd.atoms.context import Context, Limits
+from xenopsd.backends.port import Backend, DeviceAction
+from xenopsd.engine.perform import perform
+from xenopsd.engine.plan import NOTHING
+from xenopsd.engine.tasks import Task, Tasks, failed
+from xenopsd.engine.workers import Job, Workers
+from xenopsd.operations import catalog
+from xenopsd.operations import check as checking
+from xenopsd.operations.operation import Operation
+from xenopsd.store.journal import Entry, Journal
+from xenopsd.store.machine import Machine
+from xenopsd.store.machines import Machines
+
+log = logging.getLogger(__name__)
+
+CHECK = "VM.check_state"
+_LIVE = (PowerState.RUNNING, PowerState.PAUSED)
+
+
+class Control:
+    """What the API asks for, done."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        machines: Machines,
+        journal: Journal,
+        tasks: Tasks,
+        workers: Workers,
+        announce: Announcements,
+        limits: Limits,
+        run_program: Callable[[Program], Awaitable[Ended]],
+        observe: Callable[[str, float], None],
+    ) -> None:
+        self.backend, self.machines, self.tasks, self.workers, self.announce = (
+            backend,
+            machines,
+            tasks,
+            workers,
+            announce,
+        )
+        self._journal, self._limits, self._run_program, self._observe = journal, limits, run_program, observe
+        self._rebooting: set[str] = set()
+        self._by_message: dict[str, str] = {}
+
+    async def begin(self, operation: Operation) -> str:
+        """Accept an operation; answers with its task's id once that is in the journal.
+
+        Raises `DoesNotExist`, `Busy`, and, when nothing is queued before it, `BadPowerState`.
+        """
+        machine = self.machines.find(operation.vm)
+        envelope = calling.get()
+        if envelope.message_id and (known := self._by_message.get(envelope.message_id)):
+            return known
+        if operation.needs and self.workers.is_idle(machine.id):
+            await self._verify(operation, machine)
+        task = self.tasks.new(operation.name, vm=machine.id, dbg=envelope.debug_info)
+        if envelope.message_id:
+            self._by_message[envelope.message_id] = task.id
+        await self.workers.submit(self._job(operation, task, envelope.message_id, envelope.deadline))
+        return task.id
+
+    async def exclusively(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something when it is the machine's turn, after all that was asked before; its fault is raised here."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def run(task: Task) -> None:
+            try:
+                await work()
+            except Exception as error:
+                done.set_exception(error)
+                raise
+            else:
+                done.set_result(None)
+
+        if self.workers.is_idle(vm):
+            await work()  # nothing waits and nothing runs: it is its turn now
+            return
+        task = self.tasks.new(name, vm=vm, dbg=calling.get().debug_info)
+        await self.workers.submit(Job(tag=vm, task=task, run=run))
+        await done
+
+    def check(self, vm: str) -> None:
+        """Have a machine looked at, after what is queued; one look is enough for many reasons to look."""
+        if vm not in self.machines:
+            return
+        task = self.tasks.new(CHECK, vm=vm)
+        self.workers.submit_soon(Job(tag=vm, task=task, run=lambda task: self._check(vm, task), key=CHECK))
+
+    def happened(self, kind: Kind, id: str) -> None:
+        """The backend says that something may have changed by itself."""
+        vm = id.partition(".")[0]
+        if vm in self.machines:
+            self.announce(kind, id)
+            self.check(vm)
+
+    async def states(self, machines: list[Machine]) -> list[VmState]:
+        """What each machine is; one that reboots is Running all the while."""
+        states = await self.backend.vm.states([machine.vm for machine in machines])
+        if not self._rebooting:
+            return states
+        return [
+            _running(state) if machine.id in self._rebooting else state
+            for machine, state in zip(machines, states, strict=True)
+        ]
+
+    async def power_state(self, machine: Machine) -> PowerState:
+        """What one machine is."""
+        return (await self.states([machine]))[0].power_state
+
+    async def recover(self, entries: list[Entry]) -> None:
+        """Give tasks of an earlier life their true end, begin again what had not begun, and check every machine."""
+        for entry in entries:
+            await self._recover(entry)
+        for machine in self.machines:
+            self.check(machine.id)
+
+    async def _recover(self, entry: Entry) -> None:
+        task = self.tasks.restore(entry.record)
+        if entry.message_id:
+            self._by_message[entry.message_id] = task.id
+        if task.ended:
+            return
+        if entry.begun:
+            step = entry.record.subtasks[-1].name if entry.record.subtasks else "its first step"
+            state = failed(Interrupted(task.id, step))
+        else:
+            try:
+                operation = catalog.decode(entry.payload)
+                self.machines.find(operation.vm)
+                log.info("task %s (%s) had been accepted and not begun: it is queued again", task.id, task.operation)
+                job = self._job(operation, task, entry.message_id, None)
+                job.payload, job.accepted, job.begun = entry.payload, _done(), False
+                self.workers.requeue(job)
+                return
+            except Fault as fault:
+                state = failed(fault)
+        await self._journal.finish(task, state)
+        task.finish(state)
+
+    def _job(self, operation: Operation, task: Task, message_id: str | None, deadline: int | None) -> Job:
+        async def run(task: Task) -> None:
+            if deadline is not None and time.time() * 1000 > deadline:
+                raise DeadlineExceeded(deadline)
+            await self._carry_out(operation, task)
+
+        return Job(operation.vm, task, run, payload=catalog.encode(operation), message_id=message_id)
+
+    async def _carry_out(self, operation: Operation, task: Task) -> None:
+        machine = self.machines.find(operation.vm)
+        await self._verify(operation, machine)
+        if operation.reboots:
+            self._rebooting.add(machine.id)
+        try:
+            await perform(operation.plan(machine), self._context(task))
+        except Fault:
+            self._rebooting.discard(machine.id)
+            await self._look_after(machine.id)
+            raise
+        finally:
+            self._rebooting.discard(machine.id)
+            self.announce(Kind.VM, machine.id)
+
+    async def _verify(self, operation: Operation, machine: Machine) -> None:
+        if operation.needs:
+            actual = await self.power_state(machine)
+            if actual not in operation.needs:
+                raise BadPowerState(actual.value, operation.needs[0].value)
+
+    async def _look_after(self, vm: str) -> None:
+        """The check that follows a failure, before the machine's next turn; its own failure is only logged."""
+        task = self.tasks.new(CHECK, vm=vm)
+        try:
+            await self._check(vm, task)
+        except Fault as fault:
+            log.warning("the check of VM %s failed: %s", vm, fault)
+        finally:
+            self.tasks.drop(task)
+
+    async def _check(self, vm: str, task: Task) -> None:
+        try:
+            machine = self.machines.find(vm)
+        except DoesNotExist:
+            return
+        facts = await self._facts(machine)
+        plan = checking.plan(machine, facts)
+        if plan == NOTHING:
+            return
+        log.info("VM %s needs %s", vm, facts.action.value if facts.action else "some of its devices mended")
+        if checking.restarts(machine, facts):
+            self._rebooting.add(vm)
+        try:
+            await perform(plan, self._context(task))
+        finally:
+            self._rebooting.discard(vm)
+            self.announce(Kind.VM, vm)
+
+    async def _facts(self, machine: Machine) -> checking.Facts:
+        state = (await self.backend.vm.states([machine.vm]))[0]
+        live = state.power_state in _LIVE
+        return checking.Facts(
+            state=state,
+            action=await self.backend.vm.get_action(machine.vm) if live else None,
+            ran_s=max(0.0, time.time() - state.last_start_time / 1000),
+            minimum_run_s=self.backend.vm.minimum_reboot_delay_s,
+            loop_delay_s=self._limits.reboot_loop_delay_s,
+            device_actions=await self._device_actions(machine) if live else {},
+        )
+
+    async def _device_actions(self, machine: Machine) -> dict[tuple[Kind, str], DeviceAction]:
+        ask: dict[Kind, Callable[..., Awaitable[DeviceAction | None]]] = {
+            Kind.VBD: self.backend.vbd.get_action,
+            Kind.VIF: self.backend.vif.get_action,
+            Kind.PCI: self.backend.pci.get_action,
+            Kind.VUSB: self.backend.vusb.get_action,
+        }
+        found: dict[tuple[Kind, str], DeviceAction] = {}
+        for kind, get_action in ask.items():
+            for record in machine.of(kind):
+                if (action := await get_action(machine.vm, record)) is not None:
+                    found[kind, record.id.dev] = action
+        return found
+
+    def _context(self, task: Task) -> Context:
+        return Context(
+            task=task,
+            backend=self.backend,
+            machines=self.machines,
+            limits=self._limits,
+            announce=self.announce,
+            run_program=self._run_program,
+            observe=self._observe,
+        )
+
+    async def describe(self, kind: Kind, id: str) -> dict[str, Any]:
+        """What an event says of an object beside its id. Raises `DoesNotExist`."""
+        if kind is Kind.VM:
+            machine = self.machines.find(id)
+            return {"power_state": (await self.power_state(machine)).value, "name": machine.vm.name}
+        if kind is Kind.TASK:
+            state = self.tasks.find(id).state
+            progress = state.progress if isinstance(state, Pending) else 1.0
+            return {"state": type(state).__name__, "progress": progress}
+        return {}
+
+    def task_removed(self, task: Task) -> None:
+        """A task was forgotten."""
+        if task.operation != CHECK:
+            self.announce(Kind.TASK, task.id, Change.REMOVED)
+
+    def task_changed(self, task: Task) -> None:
+        """A task moved; checks of our own are nobody's business."""
+        if task.operation != CHECK:
+            self.announce(Kind.TASK, task.id)
+
+
+def _running(state: VmState) -> VmState:
+    return msgspec.structs.replace(state, power_state=PowerState.RUNNING)
+
+
+def _done() -> "asyncio.Future[None]":
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

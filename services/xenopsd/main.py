@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts xenopsd together: the only room that knows everyone.
+
+Machines are looked after from the moment the daemon starts, whether the switch is there yet or not.
+"""
+
+import asyncio
+import fcntl
+import importlib
+import logging
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from xenops.bus.port import Bus
+from xenops.errors import Fault, NoSuchService
+from xenops.events import Change, Kind
+from xenops.interfaces import xenops
+from xenops.interfaces.forkexec import FORKEXEC
+from xenops.rpc import Dispatcher, stub
+from xenops.service.bus import announce, connected, describe, request_metrics
+from xenops.service.log import configure
+from xenops.service.process import notify_ready, run
+from xenops.service.settings import load
+from xenops.types.process import Ended, Program
+from xenops.types.service import ServiceInfo
+from xenops.types.vm import PowerState
+from xenopsd.announcements import Announcements
+from xenopsd.api.debug import DebugApi
+from xenopsd.api.general import GeneralApi
+from xenopsd.api.host import HostApi
+from xenopsd.api.pci import PciApi
+from xenopsd.api.task import TaskApi
+from xenopsd.api.updates import UpdatesApi
+from xenopsd.api.vbd import VbdApi
+from xenopsd.api.vgpu import VgpuApi
+from xenopsd.api.vif import VifApi
+from xenopsd.api.vm import VmApi
+from xenopsd.api.vusb import VusbApi
+from xenopsd.backends.port import Backend
+from xenopsd.config import BACKENDS, PROGRAM, Settings, XenopsdSettings
+from xenopsd.control import Control
+from xenopsd.devices import Devices
+from xenopsd.engine.tasks import Task, Tasks
+from xenopsd.engine.workers import Workers
+from xenopsd.metrics import Metrics
+from xenopsd.resources import RESOURCES, complain, scan, search_path
+from xenopsd.store.database import Database
+from xenopsd.store.journal import Journal, Outcomes
+from xenopsd.store.machines import Machines
+from xenopsd.updates import Updates
+
+log = logging.getLogger(PROGRAM)
+
+FEATURES = ["json-rpc", "deadline", "idempotency", "events", "barriers", "checkpoint"]
+_HOUSEKEEPING_S = 60.0
+# The event loop and the store's writer share one interpreter: hand it over sooner than the default of 5 ms.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class Daemon:
+    """All rooms of one xenopsd, joined."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        instance = settings.instance or settings.backend
+        queue = f"xenops.{settings.host}.{instance}"
+        self.settings = settings
+        self.info = describe(PROGRAM, settings, instance=instance, queue=queue, features=FEATURES)
+        self.database = Database(settings.state_dir / "xenopsd.db")
+        self.journal = Journal(self.database)
+        self.outcomes = Outcomes(self.database, keep_s=settings.outcome_expiry)
+        self.announce = Announcements(Updates(secrets.token_hex(6)), host=settings.host, instance=instance)
+        self.tasks = Tasks(started_ms=int(time.time() * 1000), changed=self._task_changed, removed=self._task_removed)
+        self.workers = Workers(
+            self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
+        )
+        self.bus: Bus | None = None
+        self.metrics = Metrics(self.tasks, self.workers, self._power_states)
+        self.control = Control(
+            backend=backend,
+            machines=Machines(self.database),
+            journal=self.journal,
+            tasks=self.tasks,
+            workers=self.workers,
+            announce=self.announce,
+            limits=settings.limits(),
+            run_program=self.run_program,
+            observe=self.metrics.observe,
+        )
+        self._seen: dict[str, PowerState] = {}
+
+    async def begin(self) -> None:
+        """Open the world, make good what an earlier life left, and look at every machine."""
+        await self.control.backend.start(self.control.happened)
+        for machine in self.control.machines:
+            self.announce(Kind.VM, machine.id, Change.ADDED)
+            for kind, devices in machine.devices.items():
+                for device in devices.values():
+                    self.announce(kind, str(device.record.id), Change.ADDED)
+        await self.control.recover(list(self.journal.entries()))
+        log.info("%d machines registered; state in %s", len(self.control.machines), self.settings.state_dir)
+
+    def dispatcher(self, stop: asyncio.Event) -> Dispatcher:
+        """Who answers what."""
+        control, devices = self.control, Devices(self.control)
+        implementations = [
+            (xenops.General, GeneralApi(self.info, self.diagnose)),
+            (xenops.Task, TaskApi(control, self.journal)),
+            (xenops.HOST, HostApi(control)),
+            (xenops.VM, VmApi(control, devices)),
+            (xenops.VBD, VbdApi(control, devices)),
+            (xenops.VIF, VifApi(control, devices)),
+            (xenops.PCI, PciApi(control, devices)),
+            (xenops.VUSB, VusbApi(devices)),
+            (xenops.VGPU, VgpuApi(devices)),
+            (xenops.UPDATES, UpdatesApi(control)),
+            (xenops.DEBUG, DebugApi(control, stop)),
+        ]
+        return Dispatcher(implementations, outcomes=self.outcomes, observe=request_metrics(PROGRAM))
+
+    async def run_program(self, program: Program) -> Ended:
+        """Have forkexecd run a program."""
+        queue = f"forkexec.{self.settings.host}"
+        if self.bus is None:
+            raise NoSuchService(queue)
+        return await stub(FORKEXEC, self.bus, queue, timeout_s=program.timeout_s + 10.0).run(program)
+
+    async def describe_event(self, kind: Kind, id: str) -> dict[str, Any]:
+        """What an event says; what was said of power states is what the metrics count."""
+        facts = await self.control.describe(kind, id)
+        if kind is Kind.VM:
+            self._seen[id] = PowerState(facts["power_state"])
+        return facts
+
+    async def housekeeping(self) -> None:
+        """Forget what is too old, every now and then, until cancelled."""
+        while True:
+            for task in self.tasks.expire(older_than_s=self.settings.task_expiry):
+                self.journal.forget(task)
+            self.outcomes.expire()
+            await asyncio.sleep(_HOUSEKEEPING_S)
+
+    def diagnose(self) -> dict[str, Any]:
+        """For `get_diagnostics`."""
+        tasks = [
+            {
+                "id": t.id,
+                "operation": t.operation,
+                "vm": t.vm,
+                "ctime": t.ctime,
+                "dbg": t.dbg,
+                "step": t.step,
+                "state": type(t.state).__name__,
+            }
+            for t in self.tasks
+        ]
+        return {**self.workers.describe(), "updates": self.announce.updates.describe(), "tasks": tasks}
+
+    async def end(self) -> None:
+        """Finish what runs, then close everything; machines run on. Idempotent."""
+        await self.workers.stop(self.settings.stop_timeout)
+        await self.control.backend.stop()
+        self.database.close()
+
+    def _power_states(self) -> "Counter[PowerState]":
+        return Counter(state for id, state in self._seen.items() if id in self.control.machines)
+
+    def _task_changed(self, task: Task) -> None:
+        self.control.task_changed(task)
+
+    def _task_removed(self, task: Task) -> None:
+        self.control.task_removed(task)
+
+
+def load_backend(settings: Settings) -> Backend:
+    """The configured hypervisor's backend."""
+    backend: Backend = importlib.import_module(BACKENDS[settings.backend]).create(settings)
+    return backend
+
+
+def check_resources(settings: Settings) -> None:
+    """Look for all helper programs; says everything that is missing, and exits if something essential is."""
+    chosen = {resource.key: str(getattr(settings, resource.key.replace("-", "_"))) for resource in RESOURCES}
+    _, missing = scan(settings.backend, chosen, search_path(os.environ, settings.search_path))
+    if not missing:
+        return
+    text = complain(missing, program=PROGRAM, file=f"/etc/xenopsd/{PROGRAM}.conf")
+    if any(it.resource.essential for it in missing):
+        print(text, file=sys.stderr)
+        raise SystemExit(1)
+    log.warning("%s", text)
+
+
+def lock(state_dir: Path) -> int:
+    """Make sure that no other xenopsd works on the same state; held until the process ends."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{PROGRAM}: another one works on {state_dir}; stop it, or choose another --state-dir", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        print(
+            f"{PROGRAM}: the state directory {state_dir} cannot be used: {error}; choose another --state-dir",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+    return descriptor
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> int:
+    """Run the daemon until `stop`."""
+    async with AsyncExitStack() as at_end:
+        daemon = Daemon(settings, load_backend(settings))
+        at_end.push_async_callback(daemon.end)
+        await daemon.begin()
+        bus = daemon.bus = await connected(settings, PROGRAM, stop)
+        if bus is None:
+            return 0
+        at_end.push_async_callback(bus.close)
+        background = [
+            asyncio.create_task(daemon.announce.publish(bus, daemon.describe_event), name="publish events"),
+            asyncio.create_task(daemon.housekeeping(), name="housekeeping"),
+        ]
+        at_end.push_async_callback(_cancel, background)
+        serving = await bus.serve(daemon.info.queue, daemon.dispatcher(stop).answer, limit=settings.request_limit)
+        await announce(bus, daemon.info, Change.ADDED)
+        notify_ready()
+        _tell(daemon.info)
+        await stop.wait()
+        await serving.cancel()
+        await announce(bus, daemon.info, Change.REMOVED)
+    return 0
+
+
+async def _cancel(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell(info: ServiceInfo) -> None:
+    log.info("serving the queue %s (%s %s)", info.queue, info.name, info.version)
+
+
+def main() -> int:
+    """The command `xenopsd`."""
+    settings: Settings = load(XenopsdSettings, program=PROGRAM, argv=sys.argv[1:], environ=os.environ)
+    configure(PROGRAM, settings.log_level)
+    check_resources(settings)
+    lock(settings.state_dir)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        return run(lambda stop: serve(settings, stop))
+    except Fault as fault:
+        print(f"{PROGRAM}: {fault}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
