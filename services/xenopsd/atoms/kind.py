@@ -79,6 +79,7 @@ def unplug_all(machine: Machine) -> Plan:
     """All devices, by force, side by side; they stay marked as meant to be plugged."""
     vm = machine.vm
     return parallel(
+        *(vusb.Unplug(vm, it) for it in machine.of(Kind.VUSB)),
         *(vbd.Unplug(vm, it, True) for it in machine.of(Kind.VBD)),
         *(vif.Unplug(vm, it, True) for it in machine.of(Kind.VIF)),
         *(pci.Unplug(vm, it) for it in machine.of(Kind.PCI)),

@@ -34,7 +34,8 @@ class SetActive(_OnVbd):
         cx.changed(Kind.VBD, str(self.vbd.id))
 
     async def undo(self, cx: Context) -> None:
-        cx.machines.set_active(Kind.VBD, self.vm.id, self.vbd.id.dev, not self.active)
+        if self.active:  # taking the mark off needs no putting back: the device is gone
+            cx.machines.set_active(Kind.VBD, self.vm.id, self.vbd.id.dev, False)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class SetActive(Atom):
         cx.changed(Kind.VGPU, str(self.vgpu.id))
 
     async def undo(self, cx: Context) -> None:
-        cx.machines.set_active(Kind.VGPU, self.vm.id, self.vgpu.id.dev, not self.active)
+        if self.active:  # taking the mark off needs no putting back: the device is gone
+            cx.machines.set_active(Kind.VGPU, self.vm.id, self.vgpu.id.dev, False)
 
     @property
     def about(self) -> str:

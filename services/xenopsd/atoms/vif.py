@@ -35,7 +35,8 @@ class SetActive(_OnVif):
         cx.changed(Kind.VIF, str(self.vif.id))
 
     async def undo(self, cx: Context) -> None:
-        cx.machines.set_active(Kind.VIF, self.vm.id, self.vif.id.dev, not self.active)
+        if self.active:  # taking the mark off needs no putting back: the device is gone
+            cx.machines.set_active(Kind.VIF, self.vm.id, self.vif.id.dev, False)
 
 
 @dataclass(frozen=True)
