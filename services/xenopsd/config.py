@@ -14,7 +14,7 @@ from xenopsd.resources import RESOURCES
 PROGRAM = "xenopsd"
 Seconds = Annotated[float, Meta(ge=0)]
 
-# A backend is a package with `create(settings)`; nobody imports it, it is loaded by this name.
+# A backend is a package with `Options` and `create(state_dir=, options=)`; nobody imports it, it is loaded by name.
 BACKENDS = {"simulator": "xenopsd.backends.simulator"}
 
 
@@ -52,6 +52,12 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
     search_path: Annotated[list[str], Meta(description="further folders to look for helper programs in")] = []
     simulator_memory_mib: Annotated[int, Meta(ge=1, description="memory of the simulated host")] = 1 << 20
     simulator_cpus: Annotated[int, Meta(ge=1, description="processors of the simulated host")] = 8
+    simulator_minimum_reboot_delay_s: Annotated[
+        float, Meta(ge=0, description="seconds a simulated guest must have run for its reboot or crash to be no loop")
+    ] = 0.0
+    simulator_guest: Annotated[
+        str, Meta(description="how simulated guests behave, as the debug command guest takes it")
+    ] = "cooperates"
     simulator_seed: Annotated[int, Meta(ge=0, description="what the simulator's chance begins with")] = 0
     simulator_latency: Annotated[list[str], Meta(description="milliseconds a backend call takes, as vm.create:50")] = []
     simulator_failures: Annotated[list[str], Meta(description="backend calls that fail, as vbd.plug:IoError")] = []

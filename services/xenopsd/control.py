@@ -228,6 +228,7 @@ class Control:
             minimum_run_s=self.backend.vm.minimum_reboot_delay_s,
             loop_delay_s=self._limits.reboot_loop_delay_s,
             device_actions=await self._device_actions(machine) if live else {},
+            plugged=await self._plugged(machine) if live else {},
         )
 
     async def _device_actions(self, machine: Machine) -> dict[tuple[Kind, str], DeviceAction]:
@@ -243,6 +244,11 @@ class Control:
                 if (action := await get_action(machine.vm, record)) is not None:
                     found[kind, record.id.dev] = action
         return found
+
+    async def _plugged(self, machine: Machine) -> dict[tuple[Kind, str], bool]:
+        vbd, vif, vm = self.backend.vbd, self.backend.vif, machine.vm
+        drives = {(Kind.VBD, it.id.dev): (await vbd.state(vm, it)).plugged for it in machine.of(Kind.VBD)}
+        return drives | {(Kind.VIF, it.id.dev): (await vif.state(vm, it)).plugged for it in machine.of(Kind.VIF)}
 
     def _context(self, task: Task) -> Context:
         return Context(

@@ -17,6 +17,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from prometheus_client import REGISTRY, CollectorRegistry
+
 from xenops.bus.port import Bus
 from xenops.errors import Fault, NoSuchService
 from xenops.events import Change, Kind
@@ -66,10 +69,10 @@ _SWITCH_INTERVAL_S = 0.0005
 class Daemon:
     """All rooms of one xenopsd, joined."""
 
-    def __init__(self, settings: Settings, backend: Backend) -> None:
+    def __init__(self, settings: Settings, backend: Backend, registry: CollectorRegistry = REGISTRY) -> None:
         instance = settings.instance or settings.backend
         queue = f"xenops.{settings.host}.{instance}"
-        self.settings = settings
+        self.settings, self._registry = settings, registry
         self.info = describe(PROGRAM, settings, instance=instance, queue=queue, features=FEATURES)
         self.database = Database(settings.state_dir / "xenopsd.db")
         self.journal = Journal(self.database)
@@ -80,7 +83,7 @@ class Daemon:
             self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
         )
         self.bus: Bus | None = None
-        self.metrics = Metrics(self.tasks, self.workers, self._power_states)
+        self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
         self.control = Control(
             backend=backend,
             machines=Machines(self.database),
@@ -121,7 +124,7 @@ class Daemon:
             (xenops.UPDATES, UpdatesApi(control)),
             (xenops.DEBUG, DebugApi(control, stop)),
         ]
-        return Dispatcher(implementations, outcomes=self.outcomes, observe=request_metrics(PROGRAM))
+        return Dispatcher(implementations, outcomes=self.outcomes, observe=request_metrics(PROGRAM, self._registry))
 
     async def run_program(self, program: Program) -> Ended:
         """Have forkexecd run a program."""
@@ -178,8 +181,12 @@ class Daemon:
 
 
 def load_backend(settings: Settings) -> Backend:
-    """The configured hypervisor's backend."""
-    backend: Backend = importlib.import_module(BACKENDS[settings.backend]).create(settings)
+    """The configured hypervisor's backend; the settings that begin with its name are its options."""
+    package = importlib.import_module(BACKENDS[settings.backend])
+    prefix = f"{settings.backend}_"
+    ours = msgspec.structs.asdict(settings).items()
+    options = package.Options(**{key.removeprefix(prefix): value for key, value in ours if key.startswith(prefix)})
+    backend: Backend = package.create(state_dir=settings.state_dir / settings.backend, options=options)
     return backend
 
 

@@ -13,7 +13,7 @@ from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
 from xenops.types.vm import PowerState, Vm
 from xenopsd.atoms.context import Context
-from xenopsd.backends.port import ShutdownReason
+from xenopsd.backends.port import DomainAction, ShutdownReason
 from xenopsd.engine.plan import Atom
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,16 @@ class Complete(Atom):
     async def do(self, cx: Context) -> None:
         await cx.backend.vm.set_action(self.vm, None)
         cx.changed(Kind.VM, self.vm.id)
+
+
+@dataclass(frozen=True)
+class Condemn(Atom):
+    """The domain must go from here: should we fail or be killed before it has, the next check goes on."""
+
+    vm: Vm
+
+    async def do(self, cx: Context) -> None:
+        await cx.backend.vm.set_action(self.vm, DomainAction.DISCARD)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class DomainAction(Enum):
     SUSPEND = "suspend"
     CRASHDUMP = "crashdump"
     SOFTRESET = "softreset"
+    DISCARD = "discard"  # half built or half taken away: it must go, whatever its record says of power-offs
 
 
 class DeviceAction(Enum):
@@ -92,7 +93,7 @@ class VmBackend(Protocol):
     minimum_reboot_delay_s: float  # a guest that ran for less than this and reboots or crashes is in a loop
 
     async def create(self, machine: Metadata) -> None:
-        """Make an empty, paused domain whose action request is POWEROFF until `set_action(None)`.
+        """Make an empty, paused domain whose action request is DISCARD until `set_action(None)`.
 
         Raises `AlreadyExists("domain", id)` when the machine has a domain that is not suspended.
         """
@@ -168,10 +169,13 @@ class VmBackend(Protocol):
         """What the hypervisor says of each, in one go; a machine without a domain is Halted, or Suspended."""
 
     async def set_action(self, vm: Vm, action: DomainAction | None) -> None:
-        """Leave a note at the domain of what it needs; none means that it is complete and may live. Idempotent."""
+        """Leave a note at the domain of what it needs; none means that it is complete and may live. Idempotent.
+
+        DISCARD outweighs whatever the guest has asked for. Without a domain there is nothing to do.
+        """
 
     async def get_action(self, vm: Vm) -> DomainAction | None:
-        """What the domain needs; a machine without a domain needs POWEROFF (its devices may be left over)."""
+        """What the domain needs; a machine without a domain needs DISCARD (its devices may be left over)."""
 
     async def hook_arguments(self, vm: Vm) -> list[str]:
         """What hooks are told beside id and reason, such as `-vmdomid 7`."""

@@ -4,7 +4,9 @@
 Asked after every failure and cancellation, when a guest or the host does something by itself, and for every machine
 at start-up. The facts come in; the plan goes out.
 
-    domain needs POWEROFF   -> on_shutdown        a machine without a domain: clear up what is left of it
+    no domain               -> clear up what is left of it
+    domain needs DISCARD    -> stop               half built or half taken away
+                 POWEROFF   -> on_shutdown
                  REBOOT     -> on_reboot          ran shorter than the minimum: first wait a while
                  CRASHDUMP  -> on_crash           ran shorter than the minimum: stop instead of starting again
                  SUSPEND    -> stop               nobody asked for it
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from xenops.events import Kind
 from xenops.types.vbd import Qos
 from xenops.types.vm import Action, PowerState, VmState
-from xenopsd.atoms import vbd, vm
+from xenopsd.atoms import vbd, vif, vm
 from xenopsd.atoms.hook import Reason
 from xenopsd.atoms.kind import KINDS, deactivate_all
 from xenopsd.backends.port import DeviceAction, DomainAction
@@ -36,6 +38,7 @@ class Facts:
     minimum_run_s: float
     loop_delay_s: float
     device_actions: dict[tuple[Kind, str], DeviceAction] = field(default_factory=dict)
+    plugged: dict[tuple[Kind, str], bool] = field(default_factory=dict)  # drives and interfaces of a live domain
 
 
 def plan(machine: Machine, facts: Facts) -> Plan:
@@ -44,7 +47,10 @@ def plan(machine: Machine, facts: Facts) -> Plan:
         return _clear_up(machine, facts)
     if facts.action is not None:
         return serial(*(_act(machine, facts, action) for action in wanted(machine, facts)))
-    return serial(*(_mend_device(machine, kind, dev, action) for (kind, dev), action in facts.device_actions.items()))
+    return serial(
+        *(_mend_device(machine, kind, dev, action) for (kind, dev), action in facts.device_actions.items()),
+        *(_set_active(machine, kind, dev, plugged) for (kind, dev), plugged in facts.plugged.items()),
+    )
 
 
 def wanted(machine: Machine, facts: Facts) -> list[Action]:
@@ -91,6 +97,15 @@ def _clear_up(machine: Machine, facts: Facts) -> Plan:
     left_over = any(device.active for devices in machine.devices.values() for device in devices.values())
     suspended = facts.state.power_state is PowerState.SUSPENDED
     return serial(dismantle(machine), deactivate_all(machine, life_goes_on=suspended)) if left_over else NOTHING
+
+
+def _set_active(machine: Machine, kind: Kind, dev: str, plugged: bool) -> Plan:
+    """In a live domain the truth is what is plugged; an interrupted plug or unplug may have left the mark behind."""
+    device = machine.device(kind, dev)
+    if device.active == plugged:
+        return NOTHING
+    atom = vbd.SetActive if kind is Kind.VBD else vif.SetActive
+    return atom(machine.vm, device.record, plugged)
 
 
 def _mend_device(machine: Machine, kind: Kind, dev: str, action: DeviceAction) -> Plan:

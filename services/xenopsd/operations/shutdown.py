@@ -41,6 +41,7 @@ def dismantle(machine: Machine) -> Plan:
     """From a domain to none; its devices stay marked as meant to be plugged."""
     return serial(
         Pivot("the guest's memory is lost from here"),
+        vm.Condemn(machine.vm),
         BestEffort(vm.Pause(machine.vm)),
         vm.DestroyDeviceModel(machine.vm),
         unplug_all(machine),
