@@ -114,7 +114,7 @@ class Stack:
                 "message-switch",
                 (
                     f"--port={self.ports['amqp']}",
-                    f"--data-dir={self.var / 'switch'}",
+                    f"--data={self.var / 'switch'}",
                     f"--socket={self.var / 'switch.sock'}",
                     f"--password-file={self.var / 'password'}",
                     *metrics("message-switch"),

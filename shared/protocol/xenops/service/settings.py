@@ -92,7 +92,7 @@ def _convert(text: str, wanted: Any, where: str) -> Any:
     elif get_origin(kind) in (list, tuple):
         value = [item.strip() for item in text.split(",") if item.strip()]
     try:
-        return msgspec.convert(value, wanted, strict=False)
+        return Path(text) if kind is Path else msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {error} (it is {text!r:.80})") from None
 
