@@ -11,8 +11,6 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +44,7 @@ class Stack:
     simulator: tuple[str, ...] = ()  # further flags of xenopsd
     ports: dict[str, int] = field(default_factory=dict)
     running: list[tuple[Part, asyncio.subprocess.Process]] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def where_file(self) -> Path:
@@ -57,6 +56,7 @@ class Stack:
         self.var.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._choose_ports()
         url = self._write_secrets()
+        self._listen_for_readiness()
         try:
             for part in self._parts():
                 await self._start(part)
@@ -80,6 +80,8 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop every process, the last one first; one that does not stop in time is killed. Idempotent."""
+        if self.notified.fileno() < 0:
+            return
         self.where_file.unlink(missing_ok=True)
         while self.running:
             _, process = self.running.pop()
@@ -91,6 +93,8 @@ class Stack:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+        asyncio.get_running_loop().remove_reader(self.notified)
+        self.notified.close()
 
     async def ended(self) -> str:
         """Wait until a process ends by itself; says which."""
@@ -150,57 +154,47 @@ class Stack:
         _write_private(self.var / "amqp-url", url)
         return url
 
+    def _listen_for_readiness(self) -> None:
+        """A socket such as systemd gives its services, and the event that READY=1 arrived on it."""
+        self.address = f"xenops-stack-{secrets.token_hex(8)}"  # abstract: it may lie as deep as the checkout likes
+        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.notified.bind("\0" + self.address)
+
+        def receive() -> None:
+            if b"READY=1" in self.notified.recv(4096):
+                self.ready.set()
+
+        asyncio.get_running_loop().add_reader(self.notified, receive)
+
     async def _start(self, part: Part) -> None:
-        async with _readiness() as (address, ready):
-            log = None if self.log_to is None else self.log_to.open("ab")
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    str(BIN / part.program),
-                    *part.flags,
-                    env={**os.environ, "NOTIFY_SOCKET": address},
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    process_group=0,  # Ctrl-C is for us; we stop them in order
-                )
-            finally:
-                if log is not None:
-                    log.close()
-            self.running.append((part, process))
-            ending = asyncio.ensure_future(process.wait())
-            waiting = asyncio.ensure_future(ready.wait())
-            done, _ = await asyncio.wait((ending, waiting), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
-            for it in (ending, waiting):
-                it.cancel()
-            await asyncio.gather(ending, waiting, return_exceptions=True)
-            if waiting not in done:
-                why = (
-                    f"ended with code {process.returncode}" if ending in done else f"was not ready within {READY_S:g} s"
-                )
-                raise StackFailed(f"{part.program} {why}")
+        self.ready.clear()
+        log = None if self.log_to is None else self.log_to.open("ab")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                str(BIN / part.program),
+                *part.flags,
+                env={**os.environ, "NOTIFY_SOCKET": f"@{self.address}"},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for us; we stop them in order
+            )
+        finally:
+            if log is not None:
+                log.close()
+        self.running.append((part, process))
+        ending = asyncio.ensure_future(process.wait())
+        waiting = asyncio.ensure_future(self.ready.wait())
+        done, _ = await asyncio.wait((ending, waiting), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        for it in (ending, waiting):
+            it.cancel()
+        await asyncio.gather(ending, waiting, return_exceptions=True)
+        if waiting not in done:
+            why = f"ended with code {process.returncode}" if ending in done else f"was not ready within {READY_S:g} s"
+            raise StackFailed(f"{part.program} {why}")
 
 
 def _write_private(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.chmod(0o600)
     path.write_text(text + "\n")
-
-
-@asynccontextmanager
-async def _readiness() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A socket such as systemd gives its services, and the event that READY=1 arrived on it."""
-    ready = asyncio.Event()
-    address = f"xenops-stack-{secrets.token_hex(8)}"  # abstract: no file, and no limit on how deep the checkout lies
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as listening:
-        listening.bind("\0" + address)
-
-        def receive() -> None:
-            if b"READY=1" in listening.recv(4096):
-                ready.set()
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(listening, receive)
-        try:
-            yield f"@{address}", ready
-        finally:
-            loop.remove_reader(listening)

@@ -83,6 +83,7 @@ class Daemon:
             self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
         )
         self.bus: Bus | None = None
+        self._seen: dict[str, PowerState] = {}
         self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
         self.control = Control(
             backend=backend,
@@ -95,7 +96,6 @@ class Daemon:
             run_program=self.run_program,
             observe=self.metrics.observe,
         )
-        self._seen: dict[str, PowerState] = {}
 
     async def begin(self) -> None:
         """Open the world, make good what an earlier life left, and look at every machine."""

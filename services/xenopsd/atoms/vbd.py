@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from xenops.errors import MediaNotEjectable, MediaNotPresent, MediaPresent
 from xenops.events import Kind
 from xenops.types.disk import Disk
@@ -76,6 +78,8 @@ class Insert(_OnVbd):
         if (await cx.backend.vbd.state(self.vm, self.vbd)).backend_present is not UNSET:
             raise MediaPresent(str(self.vbd.id))
         await cx.backend.vbd.insert(self.vm, self.vbd, self.disk)
+        # The medium is in the drive after a reboot too.
+        cx.machines.put_device(Kind.VBD, msgspec.structs.replace(self.vbd, backend=self.disk))
         cx.changed(Kind.VBD, str(self.vbd.id))
 
 
@@ -89,6 +93,7 @@ class Eject(_OnVbd):
         if (await cx.backend.vbd.state(self.vm, self.vbd)).backend_present is UNSET:
             raise MediaNotPresent(str(self.vbd.id))
         await cx.backend.vbd.eject(self.vm, self.vbd)
+        cx.machines.put_device(Kind.VBD, msgspec.structs.replace(self.vbd, backend=UNSET))
         cx.changed(Kind.VBD, str(self.vbd.id))
 
 

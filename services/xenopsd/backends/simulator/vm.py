@@ -163,9 +163,10 @@ class SimulatedVm(Noun):
 
     @gated
     async def restore(self, machine: Metadata, disk: Disk, progress: Progress) -> None:
-        domain = self._world.domain(machine.vm.id)
+        self._world.domain(machine.vm.id)
         path = self._path(disk)
         saved = await asyncio.to_thread(image.read, path)
+        domain = self._world.domain(machine.vm.id)  # it may have vanished meanwhile
         if saved.kind is not kind_of(machine.vm.ty):
             raise IoError(str(path), f"the memory image is of a {saved.kind.value} guest")
         progress(0.5)
@@ -196,7 +197,7 @@ class SimulatedVm(Noun):
     @gated
     async def soft_reset(self, vm: Vm) -> None:
         domain = self._world.complete(vm.id)
-        domain.shutdown, domain.action, domain.booted, domain.guest = None, None, False, {}
+        domain.shutdown, domain.booted, domain.guest = None, False, {}
         self._world.schedule(domain)
 
     @gated

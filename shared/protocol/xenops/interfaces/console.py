@@ -3,7 +3,7 @@
 
 from typing import ClassVar, Protocol
 
-from xenops.errors import DoesNotExist
+from xenops.errors import Busy, DoesNotExist
 from xenops.idl import Interface, rpc
 from xenops.types.console import ConsoleProtocol, ConsoleRoute, VmConsole
 from xenops.types.ids import VmId
@@ -18,6 +18,6 @@ class CONSOLE(Interface, Protocol):
     async def list(self) -> list[VmConsole]:
         """The consoles of all running machines."""
 
-    @rpc(raises=(DoesNotExist,))
+    @rpc(raises=(DoesNotExist, Busy))
     async def open(self, vm: VmId, protocol: ConsoleProtocol = ConsoleProtocol.VT100) -> ConsoleRoute:
         """Listen on a loopback port for one connection and carry it to the console; nobody connecting, it closes."""

@@ -3,7 +3,7 @@
 
 from typing import ClassVar, Protocol
 
-from xenops.errors import ProgramFailed
+from xenops.errors import Busy, ProgramFailed
 from xenops.idl import Interface, rpc
 from xenops.types.process import Ended, Program
 
@@ -13,6 +13,6 @@ class FORKEXEC(Interface, Protocol):
 
     name: ClassVar[str] = "FORKEXEC"
 
-    @rpc(raises=(ProgramFailed,))
+    @rpc(raises=(ProgramFailed, Busy))
     async def run(self, program: Program) -> Ended:
         """Run a program to its end; over its time it is asked to stop, and killed if it does not."""

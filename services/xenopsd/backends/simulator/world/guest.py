@@ -100,20 +100,24 @@ def stop(domain: Domain, code: ShutdownCode) -> bytes:
 
 def type_in(domain: Domain, untrusted_keys: bytes) -> bytes:
     """What somebody types at the console: it is echoed, and a few words are orders."""
-    shown = b""
+    if not domain.runs:
+        return b""
+    echo, order = "", None
     for key in untrusted_keys:
-        if not domain.runs:
-            break
         if key in b"\r\n":
             line, domain.line = domain.line.decode("ascii"), b""
-            shown += domain.show("\n" + _answer(line)) + _obey(domain, line)
+            order = _ORDERS.get(line.strip())
+            echo += "\n" + _answer(line)
+            if order is not None:
+                break
         elif key in b"\x7f\b" and domain.line:
             domain.line = domain.line[:-1]
-            shown += domain.show("\b \b")
+            echo += "\b \b"
         elif 32 <= key < 127 and len(domain.line) < _LINE_BYTES:
             domain.line += bytes((key,))
-            shown += domain.show(chr(key))
-    return shown
+            echo += chr(key)
+    shown = domain.show(echo)
+    return shown if order is None else shown + stop(domain, order)
 
 
 def _answer(line: str) -> str:
@@ -123,8 +127,3 @@ def _answer(line: str) -> str:
     if word == "help":
         return f"This guest is simulated. It knows: help {' '.join(_ORDERS)}\n# "
     return f"{line}\n# " if word else "# "
-
-
-def _obey(domain: Domain, line: str) -> bytes:
-    code = _ORDERS.get(line.strip())
-    return b"" if code is None else stop(domain, code)

@@ -139,7 +139,9 @@ class World:
         self._touch(vm)
 
     def commit(self, domain: Domain) -> None:
-        """Keep what has changed."""
+        """Keep what has changed; a domain that vanished while somebody waited stays gone."""
+        if self.domains.get(domain.vm) is not domain:
+            return
         self._shelf.put("domain", str(domain.domid), domain)
         self._touch(domain.vm)
 
@@ -192,7 +194,8 @@ class World:
         domain.paused = False
         if not domain.booted:
             self.show(domain, guest.boot(domain))
-        self.commit(domain)
+        else:
+            self.commit(domain)
         self._arm(domain)
 
     def type_in(self, vm: str, untrusted_keys: bytes) -> None:
@@ -200,7 +203,8 @@ class World:
         domain = self.domains.get(vm)
         if domain is None or not domain.runs:
             return
-        self.show(domain, guest.type_in(domain, untrusted_keys))
+        if shown := guest.type_in(domain, untrusted_keys):
+            self.show(domain, shown)
         if domain.shutdown is not None:
             self.changed(Kind.VM, domain.vm)
 
