@@ -96,6 +96,18 @@ class Stack:
         asyncio.get_running_loop().remove_reader(self.notified)
         self.notified.close()
 
+    async def kill(self, program: str) -> Part:
+        """End one process without mercy; `start_again` takes what this returns."""
+        place = next(n for n, (part, _) in enumerate(self.running) if part.program == program)
+        part, process = self.running.pop(place)
+        process.kill()
+        await process.wait()
+        return part
+
+    async def start_again(self, part: Part) -> None:
+        """Start a process that was killed; returns when it serves."""
+        await self._start(part)
+
     async def ended(self) -> str:
         """Wait until a process ends by itself; says which."""
         waits = {asyncio.ensure_future(process.wait()): part for part, process in self.running}

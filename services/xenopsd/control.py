@@ -36,7 +36,6 @@ from xenopsd.store.machines import Machines
 log = logging.getLogger(__name__)
 
 CHECK = "VM.check_state"
-_LIVE = (PowerState.RUNNING, PowerState.PAUSED)
 
 
 class Control:
@@ -220,7 +219,7 @@ class Control:
 
     async def _facts(self, machine: Machine) -> checking.Facts:
         state = (await self.backend.vm.states([machine.vm]))[0]
-        live = state.power_state in _LIVE
+        live = bool(state.domids)
         return checking.Facts(
             state=state,
             action=await self.backend.vm.get_action(machine.vm) if live else None,

@@ -9,7 +9,8 @@ at start-up. The facts come in; the plan goes out.
                  POWEROFF   -> on_shutdown
                  REBOOT     -> on_reboot          ran shorter than the minimum: first wait a while
                  CRASHDUMP  -> on_crash           ran shorter than the minimum: stop instead of starting again
-                 SUSPEND    -> stop               nobody asked for it
+                 SUSPEND    -> wake it            nobody asked, or we were killed while its image was being written:
+                                                  the memory is still there, and is the only copy that is surely whole
                  SOFTRESET  -> on_softreboot
 """
 
@@ -43,8 +44,10 @@ class Facts:
 
 def plan(machine: Machine, facts: Facts) -> Plan:
     """From what is to what may be."""
-    if facts.state.power_state in (PowerState.HALTED, PowerState.SUSPENDED):
+    if not facts.state.domids:
         return _clear_up(machine, facts)
+    if facts.action is DomainAction.SUSPEND:
+        return vm.Resume(machine.vm)
     if facts.action is not None:
         return serial(*(_act(machine, facts, action) for action in wanted(machine, facts)))
     return serial(
@@ -73,7 +76,7 @@ def wanted(machine: Machine, facts: Facts) -> list[Action]:
 
 def restarts(machine: Machine, facts: Facts) -> bool:
     """Whether the plan ends with the machine running again."""
-    return facts.state.power_state in (PowerState.RUNNING, PowerState.PAUSED) and Action.START in wanted(machine, facts)
+    return bool(facts.state.domids) and Action.START in wanted(machine, facts)
 
 
 def _act(machine: Machine, facts: Facts, action: Action) -> Plan:

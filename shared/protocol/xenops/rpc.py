@@ -21,8 +21,8 @@ import msgspec
 from msgspec import UNSET
 
 from xenops import wire
-from xenops.bus.port import JSON, MSGPACK, Bus, Delivery, Message
-from xenops.errors import BadRequest, DeadlineExceeded, Fault, InternalError, UnknownMethod
+from xenops.bus.port import JSON, MSGPACK, UNREADABLE, Bus, Delivery, Message
+from xenops.errors import BadRequest, DeadlineExceeded, Fault, InternalError, RequestFault, UnknownMethod
 from xenops.idl import Interface, Method, methods
 from xenops.service.log import work
 
@@ -123,16 +123,23 @@ class Dispatcher:
         self._under_way[message_id] = first = asyncio.get_running_loop().create_future()
         try:
             body = await self._perform(method, bound, raw, request_id, delivery)
-            if self._outcomes is not None:
-                await self._outcomes.remember(message_id, body)
+            await self._remember(message_id, body)
             first.set_result(body)
             return body
         except BaseException as error:
+            if isinstance(error, Fault) and not isinstance(
+                error, RequestFault
+            ):  # nothing was done by a request at fault
+                await self._remember(message_id, wire.encode_fault(error, delivery.message.content_type, request_id))
             first.set_exception(error if isinstance(error, Exception) else InternalError("-", "the service stopped"))
             first.exception()  # seen: nobody else may be waiting
             raise
         finally:
             del self._under_way[message_id]
+
+    async def _remember(self, message_id: str, body: bytes) -> None:
+        if self._outcomes is not None:
+            await self._outcomes.remember(message_id, body)
 
     async def _perform(
         self,
@@ -161,11 +168,15 @@ def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
     headers = message.headers
     deadline, debug_info = headers.get("deadline"), headers.get("debug_info", "")
     traceparent, version = headers.get("traceparent"), headers.get("version", wire.VERSION)
+    if UNREADABLE in headers:
+        raise BadRequest("headers", "hold a value that cannot be decoded")
     if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool)):
         raise BadRequest("headers.deadline", "expected Unix milliseconds as an int")
     for key, value in (("debug_info", debug_info), ("version", version), ("traceparent", traceparent or "")):
         if not isinstance(value, str) or len(value) > 512:
             raise BadRequest(f"headers.{key}", "expected a string of at most 512 characters")
+    if deadline is not None:
+        deadline = int(deadline)  # the AMQP library has an int of its own
     return Calling(method.wire, message.message_id, debug_info, deadline, traceparent), _newer(version)
 
 

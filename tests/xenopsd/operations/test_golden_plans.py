@@ -102,7 +102,7 @@ def test_no_operation_is_forgotten() -> None:
 @pytest.mark.parametrize("ran_s", [1.0, 1000.0])
 def test_golden_check(action: DomainAction | None, ran_s: float) -> None:
     facts = check.Facts(
-        state=VmState(power_state=PowerState.RUNNING),
+        state=VmState(power_state=PowerState.RUNNING, domids=[7]),
         action=action,
         ran_s=ran_s,
         minimum_run_s=120.0,

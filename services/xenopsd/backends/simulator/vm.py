@@ -148,15 +148,12 @@ class SimulatedVm(Noun):
         await asyncio.to_thread(image.check_writable, path)
         progress(0.5)
         await before_suspend()
-        await self._suspend(vm)
-        # From here on the guest does not run: the image is whole when we return, or else the guest is woken.
-        writing = asyncio.ensure_future(asyncio.to_thread(image.write, path, domain))
+        # From here on all or nothing: the image is whole when we return, or else the guest runs on.
         try:
-            size = await asyncio.shield(writing)
+            await self._suspend(vm)
+            size = await _to_the_end(image.write, path, domain)
         except BaseException:
-            await asyncio.wait([writing])
-            writing.exception()
-            self._world.show(domain, guest.wake(domain))
+            self._world.wake(vm.id)
             raise
         self._world.suspend(vm.id, Suspended(memory_bytes=size, timeoffset=domain.timeoffset))
         progress(1.0)
@@ -183,7 +180,7 @@ class SimulatedVm(Noun):
         domain = self._world.domain(vm.id)
         if domain.shutdown is not ShutdownCode.SUSPEND:
             raise BadPowerState(_power_state(domain).value, PowerState.SUSPENDED.value)
-        self._world.show(domain, guest.wake(domain))
+        self._world.wake(vm.id)
         self._world.suspend(vm.id, None)
 
     @gated
@@ -312,6 +309,16 @@ class SimulatedVm(Noun):
         state = _render(domain, self._world)
         self._world.states[vm] = state
         return state
+
+
+async def _to_the_end(write: Callable[[Path, Domain], int], path: Path, domain: Domain) -> int:
+    """Write in a thread; cancelling waits for the thread, which cannot be stopped."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, path, domain))
+    try:
+        return await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
 
 
 def _render(domain: Domain, world: World) -> VmState:

@@ -17,6 +17,7 @@ MSGPACK = "application/msgpack"
 JSON = "application/json"
 EVENTS_EXCHANGE = "xenops.events"
 DEAD_QUEUE = "xenops.dead"
+UNREADABLE = "x-unreadable"  # the only header of a message whose headers could not be decoded
 
 
 @dataclass(slots=True)

@@ -73,6 +73,9 @@ class Sockets:
         self._offered.pop(domid, None)
         for transport in self._viewers.pop(domid, set()):
             transport.close()
+        if not self._listeners:
+            with suppress(OSError):  # not there, or not empty
+                self._folder.rmdir()
 
     def consoles(self, domid: int) -> list[Console]:
         """What is offered, the picture first."""
@@ -86,8 +89,10 @@ class Sockets:
             return
         path = self._path(domain.domid, protocol)
         try:
-            _own(self._folder)
-            Path(path).unlink(missing_ok=True)
+            if not self._listeners:
+                _own(self._folder)
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # a daemon that was killed left its own
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError as error:
             log.warning("domain %d has no %s console: %s", domain.domid, protocol.value, error)

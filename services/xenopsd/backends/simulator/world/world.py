@@ -183,6 +183,18 @@ class World:
         self.commit(domain)
         self._arm(domain)
 
+    def wake(self, vm: str) -> None:
+        """The guest goes on after a suspension, or forgets that it was asked for one. Idempotent."""
+        domain = self.domains.get(vm)
+        if domain is None:
+            return
+        self._disarm(domain)
+        domain.asked = None
+        if domain.shutdown is ShutdownCode.SUSPEND:
+            self.show(domain, guest.wake(domain))
+        else:
+            self.commit(domain)
+
     def guest_stops(self, domain: Domain, code: ShutdownCode) -> None:
         """The guest shuts down by itself."""
         self._disarm(domain)

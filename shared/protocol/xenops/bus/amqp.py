@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bus over AMQP 0-9-1: one code path for RabbitMQ and for the embedded message_switch.
+
+    connecting ──► declaring ──► up ──► lost ──► (pause) ──► connecting …          until `close`
+
+Requests are transient messages: a caller waits for each, and sends it again over a new connection, where the server
+knows its message id; nobody would wait for one that had outlived its caller on a disk. Publisher confirms are on for
+requests, since only they tell of a full queue; replies and events are not waited for.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pika
+from pika import spec
+from pika.channel import Channel
+from pika.exceptions import AMQPError
+from pika.spec import Basic, BasicProperties
+
+from xenops.bus import meters
+from xenops.bus.calls import Call, Calls
+from xenops.bus.link import Lane, Link, close_link, open_link
+from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
+from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed
+from xenops.bus.untrusted import message
+from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, TimedOut
+
+log = logging.getLogger(__name__)
+_REPLY_TO = "amq.rabbitmq.reply-to"
+_CONNECT_TIMEOUT_S = 10.0
+_PAUSE_S = (0.05, 2.0)  # between attempts: the first, and the longest
+_PROBE_S = (0.05, 1.0)  # between looks at a queue that nobody serves
+_GOODBYE_S = 2.0
+_RETRY_AFTER_MS = 500
+_MAX_BODY = 16 << 20  # RabbitMQ closes the channel of who sends more
+_MAX_BUFFERED = 32 << 20
+_MAX_OWED = 1000
+_SUBSCRIBER_LIMIT = 10000
+
+_Under = Call[tuple[Message, "asyncio.Future[Message]"]]
+
+
+class AmqpBus:
+    """One process's connection to the switch at `url`, `amqp://user:password@host:port/%2F`."""
+
+    def __init__(self, url: str, *, name: str = "") -> None:
+        self._parameters = _parameters(url, name)
+        self.address = address(url)
+        self._link: Link | None = None
+        self._lane: Lane | None = None  # requests and their replies, confirmed
+        self._out: Lane | None = None  # replies and events, unconfirmed
+        self._tag = 0
+        self._calls: Calls[tuple[Message, asyncio.Future[Message]]] = Calls()
+        self._parts: list[Served | Subscribed] = []
+        self._owed: deque[tuple[str, Message]] = deque(maxlen=_MAX_OWED)
+        self._up = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._mending: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def connect(self, timeout_s: float | None = None) -> None:
+        if self._running is None:
+            self._running = asyncio.create_task(self._stay_connected(), name=f"bus {self.address}")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise NoSuchService(self.address) from None
+
+    async def close(self) -> None:
+        self._closed = True
+        for part in list(self._parts):
+            await part.abandon()
+        for task in (self._running, *self._mending):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*filter(None, (self._running, *self._mending)), return_exceptions=True)
+        if self._link is not None:
+            await close_link(self._link, _GOODBYE_S)
+        for call in self._calls.all():
+            self._end(call, ConnectionLost(self.address))
+
+    async def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
+        if self._closed:
+            raise ConnectionLost(self.address)
+        if len(request.body) > _MAX_BODY:
+            raise BadRequest("request", f"is {len(request.body)} bytes long, and at most {_MAX_BODY} are carried")
+        if self._link is not None and self._link.buffered > _MAX_BUFFERED:
+            raise Busy("the connection to the switch", _RETRY_AFTER_MS)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Message] = loop.create_future()
+        call, now = self._calls.add(queue, (request, future), repeatable=bool(request.message_id))
+        timer = loop.call_later(timeout_s, self._expired, call, timeout_s)
+        if now and self._up.is_set():
+            self._send(call)
+            if len(self._calls) == 1 and self._link is not None:
+                self._link.flush()  # nobody else whose request could go along
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._calls.drop(call)
+
+    async def serve(self, queue: str, answer: Answer, *, prefetch: int = 256, limit: int = 10000) -> Subscription:
+        return await self._begin(Served(self, queue, answer, prefetch, limit))
+
+    async def publish(self, routing_key: str, message: Message) -> None:
+        link, out = self._link, self._out
+        if link is None or out is None or not out.is_open or link.buffered > _MAX_BUFFERED:
+            meters.dropped_events.inc()
+            return
+        properties = BasicProperties(content_type=message.content_type, headers=message.headers or None)
+        out.channel.basic_publish(EVENTS_EXCHANGE, routing_key, message.body, properties)
+        meters.events.inc()
+
+    async def subscribe(
+        self, patterns: list[str], receive: Receive, *, on_gap: Callable[[], None] | None = None
+    ) -> Subscription:
+        return await self._begin(Subscribed(self, patterns, receive, on_gap, _SUBSCRIBER_LIMIT))
+
+    async def _begin(self, part: Served | Subscribed) -> Subscription:
+        """Declare it now if we are connected, or else as soon as we are."""
+        self._parts.append(part)
+        if self._up.is_set() and self._link is not None:
+            await self._declare(part, self._link)
+        return part
+
+    # The connection
+
+    async def _stay_connected(self) -> None:
+        pause, first = _PAUSE_S[0], True
+        while True:
+            try:
+                link = await open_link(self._parameters, _CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    await self._declare_all(link)
+                pause = _PAUSE_S[0]
+                if not first:
+                    meters.reconnects.inc()
+                log.info("connected to %s", self.address)
+                first = False
+                why: object = await link.closed
+            except (OSError, AMQPError, TimeoutError) as error:
+                why = error
+            self._down()
+            log.log(
+                logging.WARNING if pause == _PAUSE_S[0] else logging.DEBUG, "no connection to %s: %r", self.address, why
+            )
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 1.7, _PAUSE_S[1])
+
+    async def _declare_all(self, link: Link) -> None:
+        self._link = link
+        lane = await Lane(link, lambda error: link.abort()).open()
+        lane.channel.add_on_return_callback(self._returned)
+        await lane.ask(lambda done: lane.channel.confirm_delivery(self._confirmed, done))
+        await lane.ask(lambda done: lane.channel.basic_consume(_REPLY_TO, self._replied, auto_ack=True, callback=done))
+        out = await Lane(link, lambda error: link.abort()).open()
+        await lane.ask(
+            lambda done: lane.channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True, callback=done)
+        )
+        await out.ask(
+            lambda done: out.channel.queue_declare(
+                DEAD_QUEUE, durable=True, arguments={"x-max-length": DEAD_LIMIT}, callback=done
+            )
+        )
+        for part in list(self._parts):
+            await self._declare(part, link)
+        self._lane, self._out, self._tag = lane, out, 0
+        self._up.set()
+        for call in self._calls.all():
+            self._send(call)
+        while self._owed:
+            self.reply(*self._owed.popleft())
+
+    async def _declare(self, part: Served | Subscribed, link: Link) -> None:
+        try:
+            await part.declare(link)
+        except AMQPError as error:
+            if not link.is_open:
+                return  # the next connection declares it
+            self.failed(part, error)
+
+    def _down(self) -> None:
+        self._up.clear()
+        if self._link is not None:
+            self._link.abort()
+        self._link = self._lane = self._out = None
+        for call in self._calls.lost():
+            self._end(call, ConnectionLost(self.address))
+
+    # What the parts ask of us
+
+    def reply(self, reply_to: str, reply: Message) -> None:
+        """Send a reply, or keep it for the next connection."""
+        if self._out is None or not self._out.is_open:
+            self._owed.append((reply_to, reply))
+            return
+        properties = BasicProperties(reply.content_type, None, reply.headers or None, None, None, reply.correlation_id)
+        self._out.channel.basic_publish("", reply_to, reply.body, properties)
+        meters.replies.inc()
+
+    def failed(self, part: Served | Subscribed, error: BaseException) -> None:
+        """The broker closed the channel of this part: declare it again after a while."""
+        link = self._link
+        if link is None or not link.is_open or self._closed:
+            return
+        log.warning("the switch at %s closed a channel, which is opened again: %s", self.address, error)
+
+        async def mend() -> None:
+            await asyncio.sleep(_PAUSE_S[1] * random.uniform(0.5, 1.0))
+            if link.is_open and part in self._parts:
+                await self._declare(part, link)
+
+        task = asyncio.create_task(mend())
+        self._mending.add(task)
+        task.add_done_callback(self._mending.discard)
+
+    def forget(self, part: Served | Subscribed) -> None:
+        """Do not declare this part again."""
+        if part in self._parts:
+            self._parts.remove(part)
+
+    # Calls
+
+    def _send(self, call: _Under) -> None:
+        lane = self._lane
+        if lane is None or not lane.is_open:
+            return  # the next connection sends it
+        request = call.what[0]
+        properties = BasicProperties(
+            request.content_type, None, request.headers or None, None, None, str(call.number), _REPLY_TO, None,
+            request.message_id,
+        )  # fmt: skip
+        lane.channel.basic_publish("", call.queue, request.body, properties, mandatory=True)
+        self._tag += 1
+        self._calls.sent(call, self._tag)
+        meters.requests.inc()
+
+    def _replied(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        call = self._calls.answered(_number(properties))
+        if call is not None and not call.what[1].done():
+            reply = message(properties, body)
+            reply.correlation_id = call.what[0].correlation_id
+            call.what[1].set_result(reply)
+
+    def _confirmed(self, method_frame: Any) -> None:
+        method = method_frame.method
+        if isinstance(method, spec.Basic.Ack):
+            released = self._calls.confirmed(method.delivery_tag, multiple=bool(method.multiple))
+        else:
+            full, released = self._calls.refused(method.delivery_tag, multiple=bool(method.multiple))
+            for call in full:
+                self._end(call, Busy(call.queue, _RETRY_AFTER_MS))
+        for call in released:
+            self._send(call)
+
+    def _returned(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
+        queue = self._calls.returned(_number(properties))
+        if queue is not None:
+            asyncio.get_running_loop().call_later(random.uniform(*_PROBE_S), self._probe, queue)
+
+    def _probe(self, queue: str) -> None:
+        call = self._calls.probe(queue)
+        if call is not None:
+            self._send(call)
+
+    def _expired(self, call: _Under, timeout_s: float) -> None:
+        unheard = call.returned or not call.sent
+        self._end(call, NoSuchService(call.queue) if unheard else TimedOut(call.queue, timeout_s))
+
+    def _end(self, call: _Under, fault: Fault) -> None:
+        if not call.what[1].done():
+            call.what[1].set_exception(fault)
+
+
+def address(url: str) -> str:
+    """Where the switch is, for logs and faults: without the password."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or "localhost"
+    return f"{parts.scheme}://{host}:{parts.port or 5672}"
+
+
+def _parameters(url: str, name: str) -> pika.URLParameters:
+    parameters = pika.URLParameters(url)
+    if name:
+        parameters.client_properties = {"connection_name": name}
+    return parameters
+
+
+def _number(properties: BasicProperties) -> int:
+    """The number of the call that a reply is for; 0, which is no call's, if it says none of ours."""
+    text = properties.correlation_id
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 19 else 0
