@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's grammar, grown from the list of commands."""
+
+import argparse
+import re
+from typing import NoReturn
+
+from xenops_cli import VERSION
+from xenops_cli.command import Command
+from xenops_cli.commands import COMMANDS, FAMILIES
+from xenops_cli.exits import legend
+from xenops_cli.selection import nearest_word
+
+PROGRAM = "xenops-cli"
+_UNKNOWN = re.compile(r"argument COMMAND: invalid choice: (?P<word>'.*?'|\".*?\") \(choose from")
+_NAMES = 22  # the width of the column of names
+
+
+class Overview(argparse.RawDescriptionHelpFormatter):
+    """Leaves the commands out of the list of arguments: they stand below it by family."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add what is no command."""
+        if action.nargs != argparse.PARSER:
+            super().add_argument(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that knows what somebody may have meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and where help is; exit code 2."""
+        unknown = _UNKNOWN.match(message)
+        if unknown:
+            word = unknown["word"][1:-1]
+            message = f"there is no command {word!r}; {nearest_word(word, COMMANDS, '--help')}"
+            self.exit(2, f"{PROGRAM}: {message}\n")
+        self.exit(2, f"{PROGRAM}: {message}; `{self.prog} --help` says more\n")
+
+
+def build() -> argparse.ArgumentParser:
+    """The whole tree."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="Register, start, watch and stop the virtual machines of a Xen host.",
+        usage=f"{PROGRAM} [options] COMMAND [arguments]",
+        epilog=_overview() + "\n\n" + legend() + f"\n\n`{PROGRAM} COMMAND --help` says more of each.",
+        formatter_class=Overview,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
+    _shared(parser)
+    parser.set_defaults(json=False, url=None, queue=None, debug=False, no_wait=False, columns=None, no_headers=False)
+    words = parser.add_subparsers(prog=PROGRAM, dest="command", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS.values():
+        _grow(words.add_parser, command)
+    return parser
+
+
+def _grow(add_parser: object, command: Command) -> None:
+    summary = command.help.split("\n")[0].replace("%", "%%")
+    parser: argparse.ArgumentParser = add_parser(  # type: ignore[operator]
+        command.name,
+        help=summary,
+        description=command.help,
+        formatter_class=argparse.RawDescriptionHelpFormatter if "\n" in command.help else argparse.HelpFormatter,
+        allow_abbrev=False,
+    )
+    for argument in command.arguments:
+        parser.add_argument(*argument.names, **argument.options)
+    _shared(parser)
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    """Options that may stand before the command or behind it."""
+    group = parser.add_argument_group("options of every command")
+    absent = argparse.SUPPRESS  # so that the place that was not used does not undo the other
+    group.add_argument("--json", action="store_true", default=absent, help="print one JSON document")
+    group.add_argument("--url", metavar="URL", default=absent, help="the switch, where it is not the one of this host")
+    group.add_argument("--queue", metavar="QUEUE", default=absent, help="xenopsd's queue: xenops.<host>.<instance>")
+    group.add_argument("--debug", action="store_true", default=absent, help="show tracebacks and the bus's log")
+
+
+def _overview() -> str:
+    parts = []
+    for title, family in FAMILIES:
+        lines = [f"  {command.name:<{_NAMES}}{command.help.split(chr(10))[0]}" for command in family]
+        parts.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(parts)
