@@ -194,7 +194,10 @@ class GuestFault(Fault):
 class FailedToAcknowledgeShutdownRequest(GuestFault):
     """The guest did not answer the request to shut down in time; it runs on."""
 
-    sentence = "the guest of {id} did not answer the request to shut down within {timeout_s:g} s; it may have no drivers for it: without a timeout, shutdown is forced"
+    sentence = (
+        "the guest of {id} did not answer the request to shut down within {timeout_s:g} s;"
+        " it may have no drivers for it: without a timeout, shutdown is forced"
+    )
     id: str
     timeout_s: float
 
@@ -210,7 +213,10 @@ class FailedToAcknowledgeSuspendRequest(GuestFault):
 class FailedToShutdown(GuestFault):
     """The guest agreed to shut down, but did not stop in time."""
 
-    sentence = "the guest of {id} agreed to shut down but did not stop within {timeout_s:g} s; give it longer, or shut down without a timeout to force it"
+    sentence = (
+        "the guest of {id} agreed to shut down but did not stop within {timeout_s:g} s;"
+        " give it longer, or shut down without a timeout to force it"
+    )
     id: str
     timeout_s: float
 
@@ -359,7 +365,10 @@ class Cancelled(TaskFault):
 class Interrupted(TaskFault):
     """The service stopped while the task ran; the VM was brought back to a valid state."""
 
-    sentence = "xenopsd stopped while the task {task} was at {step}; the VM was checked and mended afterwards: look at its state before asking again"
+    sentence = (
+        "xenopsd stopped while the task {task} was at {step};"
+        " the VM was checked and mended afterwards: look at its state before asking again"
+    )
     task: str
     step: str
 
