@@ -27,6 +27,7 @@ _BY_NAME: dict[str, Any] = {
     "hostport": "2",
     "keys": "q",
     "max": 512 << 20,
+    "metadata": {"vm": {"id": "myfirstvm", "ty": {"type": "HVM"}}},
     "min": 256 << 20,
     "name": "web server",
     "path": "/dev/loop0",

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file in which durable things are written down, and the thread that makes sure of it.
+
+Each record stands as length, CRC-32 and bytes. Records are gathered while the disk is busy and synced together, off the
+event loop; `on_synced` says how far. A tail torn by a crash is cut off at the next start. When much of the file is history
+that no longer matters, it is written anew beside the old one and renamed over it.
+
+A write that fails ends `run` with the error: a switch that cannot keep its word about durability must stop.
+"""
+
+import asyncio
+import logging
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from message_switch.model.records import Record, Settled, decode, encode
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"XMSJ0001"
+_HEAD = struct.Struct(">II")
+# That something is settled may be lost: it is then delivered again. So it need not hurry, but should not wait for long.
+_LAZY_S = 0.05
+
+
+class Journal:
+    """See the module. `open` it, read `history` to its end, then `run`."""
+
+    def __init__(
+        self, path: Path, *, rewrite_bytes: int = 16 << 20, observe: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self.path = path
+        self.size = 0
+        self.on_synced: Callable[[int], None] = lambda up_to: None
+        self.snapshot: Callable[[], Iterable[Record]] = lambda: ()
+        self._rewrite_bytes = rewrite_bytes
+        self._observe = observe
+        self._fd = -1
+        self._base = 0  # its size when it was last written anew
+        self._noted = 0
+        self._pending: list[bytes] = []
+        self._urgent = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, "journal")
+
+    def open(self) -> Iterator[Record]:
+        """What stands in the file, to be read to its end; a torn tail is cut off, and kept beside it for a look."""
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        good = 0
+        if size := os.fstat(self._fd).st_size:
+            with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as untrusted:
+                good = len(MAGIC) if untrusted[: len(MAGIC)] == MAGIC else 0
+                for after, record in parse(untrusted):
+                    good = after
+                    yield record
+                if good < size:
+                    log.warning("%s: cut %d torn bytes after %d good ones", self.path, size - good, good)
+                    self.path.with_suffix(".cut").write_bytes(untrusted[good:])
+        os.ftruncate(self._fd, good)
+        os.lseek(self._fd, good, os.SEEK_SET)
+        if not good:
+            write_all(self._fd, MAGIC)
+            good = len(MAGIC)
+        os.fsync(self._fd)
+        _sync_directory(self.path.parent)
+        self.size = good
+
+    def note(self, record: Record) -> int:
+        """See `Ledger`."""
+        self._pending.append(frame(record))
+        self._noted += 1
+        if isinstance(record, Settled):
+            self._idle.set()
+        else:
+            self._urgent.set()
+        return self._noted
+
+    async def run(self) -> None:
+        """Sync what is noted, until `close`; then the rest of it."""
+        loop = asyncio.get_running_loop()
+        while not (self._closing and not self._pending):
+            if not self._closing:
+                await self._something_to_do()
+            if not self._pending:
+                continue
+            batch, up_to = b"".join(self._pending), self._noted
+            self._pending.clear()
+            if self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base:
+                # The snapshot holds what the batch says, so the batch itself need not be written.
+                await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
+            else:
+                await loop.run_in_executor(self._thread, self._append, batch)
+            self.on_synced(up_to)
+
+    async def close(self, running: "asyncio.Task[None]") -> None:
+        """Let `running`, the task of `run`, finish its work."""
+        self._closing = True
+        self._urgent.set()
+        self._idle.set()
+        try:
+            await running
+        finally:
+            self._thread.shutdown()
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _something_to_do(self) -> None:
+        await self._idle_or_urgent()
+        self._urgent.clear()
+        self._idle.clear()
+
+    async def _idle_or_urgent(self) -> None:
+        idle = asyncio.ensure_future(self._idle.wait())
+        urgent = asyncio.ensure_future(self._urgent.wait())
+        try:
+            await asyncio.wait((idle, urgent), return_when=asyncio.FIRST_COMPLETED)
+            if not urgent.done():
+                await asyncio.wait((urgent,), timeout=_LAZY_S)
+        finally:
+            idle.cancel()
+            urgent.cancel()
+
+    def _append(self, batch: bytes) -> None:
+        write_all(self._fd, batch)
+        self._sync(self._fd)
+        self.size += len(batch)
+
+    def _rewrite(self, records: list[Record]) -> None:
+        beside = self.path.with_suffix(".new")
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        size = 0
+        try:
+            for piece in _pieces(records):
+                write_all(fd, piece)
+                size += len(piece)
+            self._sync(fd)
+            os.rename(beside, self.path)
+            _sync_directory(self.path.parent)
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+        self.size = self._base = size
+
+    def _sync(self, fd: int) -> None:
+        started = time.perf_counter()
+        os.fdatasync(fd)
+        self._observe(time.perf_counter() - started)
+
+
+def frame(record: Record) -> bytes:
+    """A record as it stands in the file."""
+    payload = encode(record)
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def parse(untrusted: bytes | mmap.mmap) -> Iterator[tuple[int, Record]]:
+    """The records up to the first that is not whole, each with the offset after it."""
+    if untrusted[: len(MAGIC)] != MAGIC:
+        return
+    at, end = len(MAGIC), len(untrusted)
+    while at + _HEAD.size <= end:
+        size, checksum = _HEAD.unpack_from(untrusted, at)
+        at += _HEAD.size
+        if at + size > end:
+            return
+        payload = untrusted[at : at + size]
+        if zlib.crc32(payload) != checksum:
+            return
+        try:
+            record = decode(payload)
+        except msgspec.DecodeError:
+            return
+        at += size
+        yield at, record
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """write(2) until all of it is written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _pieces(records: Iterable[Record]) -> Iterator[bytes]:
+    yield MAGIC
+    for record in records:
+        yield frame(record)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

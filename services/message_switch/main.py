@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `message-switch`: puts the rooms together and runs until told to stop."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from prometheus_client import REGISTRY
+
+from message_switch.config import SwitchSettings
+from message_switch.journal import Journal
+from message_switch.metrics import SwitchCollector, fsync_histogram
+from message_switch.model.broker import Broker
+from message_switch.model.recovery import restore, snapshot
+from message_switch.server import Server, write_atomically
+from message_switch.switch import Limits, Switch
+from xenops.service.log import configure
+from xenops.service.metrics import build_info, serve_metrics
+from xenops.service.process import notify_ready, run
+from xenops.service.settings import load
+
+log = logging.getLogger(__name__)
+PROGRAM = "message-switch"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    settings = load(SwitchSettings, program=PROGRAM, argv=sys.argv[1:], environ=os.environ)
+    configure(PROGRAM, settings.log_level)
+
+    async def serving(stop: asyncio.Event) -> int:
+        return await serve(settings, stop)
+
+    try:
+        return run(serving)
+    except OSError as error:
+        log.critical("%s", error)
+        return 1
+
+
+async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
+    """Serve until `stop`, or until the journal cannot be written."""
+    data = Path(settings.data)
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _lock(data)
+    (data / "port").unlink(missing_ok=True)  # of a switch that was killed
+    journal = Journal(data / "journal", rewrite_bytes=settings.journal_rewrite, observe=fsync_histogram().observe)
+    broker = Broker(ledger=journal, now=time.time(), bytes_max=settings.memory_max)
+    password = _password(Path(settings.password_file) if settings.password_file else data / "password")
+    limits = Limits(settings.frame_max, settings.channel_max, settings.heartbeat, settings.body_max)
+    switch = Switch(broker, settings.user, password, limits)
+    server = Server(switch, version=_version())
+    restore(broker, journal.open())
+    journal.on_synced = switch.on_synced
+    journal.snapshot = lambda: snapshot(broker)
+    syncing = asyncio.create_task(journal.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await _open_doors(settings, server, broker, journal)
+        await asyncio.wait((syncing, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        (data / "port").unlink(missing_ok=True)
+        await server.close()
+        await journal.close(syncing)
+        os.close(lock)
+    return 0
+
+
+async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, journal: Journal) -> None:
+    if settings.host:
+        if settings.host not in _LOOPBACK:
+            log.warning("listening on %s, beyond this host: nothing that is said there is encrypted", settings.host)
+        await server.listen_tcp(settings.host, settings.port)
+        write_atomically(Path(settings.data) / "port", f"{server.port}\n")
+    if settings.socket:
+        await server.listen_unix(Path(settings.socket))
+    if settings.metrics_port:
+        build_info(PROGRAM)
+        REGISTRY.register(SwitchCollector(broker, lambda: len(server.connections), lambda: journal.size, time.time))
+        await serve_metrics(settings.metrics_host, settings.metrics_port)
+    log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
+    notify_ready()
+
+
+def _lock(directory: Path) -> int:
+    """Two switches on one journal would ruin it."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise OSError(f"{directory} is in use by another switch") from None
+    return fd
+
+
+def _password(path: Path) -> str:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        password = path.read_text().strip()
+        if not password:
+            raise OSError(f"{path} is empty: write a password into it, or remove it to have one made") from None
+        if path.stat().st_mode & stat.S_IROTH:
+            log.warning("%s can be read by everybody: chmod o-r it", path)
+        return password
+    password = secrets.token_urlsafe(24)
+    with os.fdopen(fd, "w") as file:
+        file.write(password + "\n")
+    return password
+
+
+def _version() -> str:
+    try:
+        return version("xenopsd")
+    except PackageNotFoundError:
+        return "unpackaged"

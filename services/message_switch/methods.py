@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a channel does on each method but the two of every message: a table of functions of a channel and a method. Pure."""
+
+from typing import Any
+
+from message_switch.channel import Act, Channel
+from message_switch.frames import spec
+from message_switch.model.broker import REPLY_TO
+from message_switch.model.faults import ChannelFault, Code, ConnectionFault
+
+
+def exchange_declare(channel: Channel, method: Any) -> None:
+    """exchange.declare."""
+    if method.passive:
+        if method.exchange:
+            channel.broker.exchange(method.exchange)
+    else:
+        if method.arguments:
+            raise ChannelFault(
+                Code.PRECONDITION_FAILED, f"exchange arguments are not supported: {list(method.arguments)}"
+            )
+        channel.broker.declare_exchange(
+            method.exchange,
+            method.type,
+            durable=method.durable,
+            auto_delete=method.auto_delete,
+            internal=method.internal,
+        )
+    if not method.nowait:
+        channel.send(spec.Exchange.DeclareOk())
+
+
+def exchange_delete(channel: Channel, method: Any) -> None:
+    """exchange.delete."""
+    channel.broker.delete_exchange(method.exchange, if_unused=method.if_unused)
+    if not method.nowait:
+        channel.send(spec.Exchange.DeleteOk())
+
+
+def queue_declare(channel: Channel, method: Any) -> None:
+    """queue.declare; a direct reply-to name can be declared to learn whether somebody still waits there."""
+    name, ready, consumers = method.queue, 0, 1
+    if name.startswith(REPLY_TO):
+        if name != REPLY_TO and name not in channel.broker.repliers:
+            raise ChannelFault(Code.NOT_FOUND, f"no queue '{name}' in vhost '/'")
+    else:
+        if method.passive:
+            queue = channel.queue(name)
+            queue.used_at = channel.broker.now
+        else:
+            queue = channel.broker.declare_queue(
+                name,
+                channel.owner,
+                durable=method.durable,
+                exclusive=method.exclusive,
+                auto_delete=method.auto_delete,
+                untrusted=method.arguments or {},
+            )
+        queue.expire()
+        name, ready, consumers = queue.name, len(queue.ready), len(queue.consumers)
+    channel.last_queue = name
+    if not method.nowait:
+        channel.send(spec.Queue.DeclareOk(name, ready, consumers))
+
+
+def queue_bind(channel: Channel, method: Any) -> None:
+    """queue.bind; without queue and key, the key is the name of the queue last declared."""
+    channel.broker.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
+    if not method.nowait:
+        channel.send(spec.Queue.BindOk())
+
+
+def queue_unbind(channel: Channel, method: Any) -> None:
+    """queue.unbind."""
+    channel.broker.unbind(method.exchange, channel.queue(method.queue), _key(channel, method))
+    channel.send(spec.Queue.UnbindOk())
+
+
+def queue_purge(channel: Channel, method: Any) -> None:
+    """queue.purge."""
+    count = channel.queue(method.queue).purge()
+    if not method.nowait:
+        channel.send(spec.Queue.PurgeOk(count))
+
+
+def queue_delete(channel: Channel, method: Any) -> None:
+    """queue.delete; of a queue that is not there, nothing, as in RabbitMQ."""
+    count = 0
+    if not method.queue or method.queue in channel.broker.queues:
+        count = channel.broker.delete_queue(
+            channel.queue(method.queue), if_unused=method.if_unused, if_empty=method.if_empty
+        )
+    if not method.nowait:
+        channel.send(spec.Queue.DeleteOk(count))
+
+
+def _key(channel: Channel, method: Any) -> str:
+    key: str = method.routing_key
+    return channel.last_queue if not method.queue and not key else key
+
+
+def _cancel(channel: Channel, method: Any) -> None:
+    channel.cancel(method.consumer_tag)
+    if not method.nowait:
+        channel.send(spec.Basic.CancelOk(consumer_tag=method.consumer_tag))
+
+
+def _flow(channel: Channel, method: Any) -> None:
+    if not method.active:
+        raise ConnectionFault(Code.NOT_IMPLEMENTED, "active=false")
+    channel.send(spec.Channel.FlowOk(active=True))
+
+
+METHODS: dict[type, Act] = {
+    spec.Basic.Consume: Channel.consume,
+    spec.Basic.Cancel: _cancel,
+    spec.Basic.CancelOk: lambda channel, method: None,
+    spec.Basic.Get: Channel.get,
+    spec.Basic.Nack: lambda channel, m: channel.reject(m.delivery_tag, multiple=m.multiple, requeue=m.requeue),
+    spec.Basic.Reject: lambda channel, m: channel.reject(m.delivery_tag, multiple=False, requeue=m.requeue),
+    spec.Basic.Qos: Channel.qos,
+    spec.Basic.Recover: Channel.recover,
+    spec.Channel.Flow: _flow,
+    spec.Confirm.Select: Channel.confirm_select,
+    spec.Exchange.Declare: exchange_declare,
+    spec.Exchange.Delete: exchange_delete,
+    spec.Queue.Declare: queue_declare,
+    spec.Queue.Bind: queue_bind,
+    spec.Queue.Unbind: queue_unbind,
+    spec.Queue.Purge: queue_purge,
+    spec.Queue.Delete: queue_delete,
+}

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The switch without its connections: what is declared, who is bound to whom, where a message goes.
+
+Pure: the rim sets `now` before each call and sweeps when `alarm` asks for it; what must survive is told to the ledger.
+"""
+
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from message_switch.model import records
+from message_switch.model.arguments import named, parse_arguments
+from message_switch.model.exchange import KINDS, Direct, Exchange, Fanout, Topic
+from message_switch.model.faults import ChannelFault, Code, ConnectionFault
+from message_switch.model.message import Death, Entry, Message
+from message_switch.model.queue import FOREVER, Consumer, Queue
+from message_switch.properties import with_deaths
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+RESERVED = "amq."
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    published: int = 0
+    delivered: int = 0
+    confirmed: int = 0
+    unroutable: int = 0
+    refused: int = 0
+    dead_lettered: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """What became of a published message; with `wait_for`, only once the ledger has synced up to that number."""
+
+    routed: bool = True
+    accepted: bool = True
+    wait_for: int = 0
+
+
+ROUTED, UNROUTABLE, REFUSED = Outcome(), Outcome(routed=False), Outcome(accepted=False)
+
+
+@dataclass
+class Broker:
+    """See the module."""
+
+    ledger: records.Ledger = field(default_factory=records.Nowhere)
+    now: float = 0.0
+    bytes_max: int = 1 << 30
+    alarm_clock: Callable[[float], None] = lambda at: None
+    unique: Callable[[], str] = lambda: secrets.token_urlsafe(16)
+    queues: dict[str, Queue] = field(default_factory=dict)
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    repliers: dict[str, Consumer] = field(default_factory=dict)
+    count: Counters = field(default_factory=Counters)
+    queued_bytes: int = 0
+    last_id: int = 0
+
+    def __post_init__(self) -> None:
+        for exchange in (Direct("amq.direct"), Fanout("amq.fanout"), Topic("amq.topic")):
+            self.exchanges[exchange.name] = exchange
+
+    # -- exchanges ---------------------------------------------------------------------------------------------------
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange of that name, or 404."""
+        if (found := self.exchanges.get(name)) is None:
+            raise ChannelFault(Code.NOT_FOUND, f"no exchange '{name}' in vhost '/'")
+        return found
+
+    def declare_exchange(self, name: str, kind: str, *, durable: bool, auto_delete: bool, internal: bool) -> None:
+        """Make it, or check that what is there is the same."""
+        if kind not in KINDS:
+            raise ConnectionFault(Code.COMMAND_INVALID, f"unknown exchange type '{kind}'")
+        _not_default(name)
+        if (old := self.exchanges.get(name)) is not None:
+            wanted = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
+            current = {"type": old.kind} | {key: getattr(old, key) for key in ("durable", "auto_delete", "internal")}
+            _equivalent("exchange", name, wanted, current)
+            return
+        _not_reserved("exchange", name)
+        self.exchanges[name] = KINDS[kind](name, durable=durable, auto_delete=auto_delete, internal=internal)
+        if durable:
+            self.ledger.note(records.ExchangeDeclared(name, kind, auto_delete, internal))
+
+    def delete_exchange(self, name: str, *, if_unused: bool) -> None:
+        """Deleting what is not there is no error, as in RabbitMQ."""
+        _not_default(name)
+        _not_reserved("exchange", name)
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            return
+        if if_unused and exchange.bindings:
+            raise ChannelFault(Code.PRECONDITION_FAILED, f"exchange '{name}' in vhost '/' in use")
+        self._drop_exchange(exchange)
+
+    def _drop_exchange(self, exchange: Exchange) -> None:
+        del self.exchanges[exchange.name]
+        if exchange.durable:
+            self.ledger.note(records.ExchangeDeleted(exchange.name))
+
+    def bind(self, exchange_name: str, queue: Queue, key: str) -> None:
+        """From now on the queue gets what is published there with a key that fits."""
+        _not_default(exchange_name)
+        exchange = self.exchange(exchange_name)
+        if exchange.bind(queue, key) and exchange.durable and queue.kept:
+            self.ledger.note(records.Bound(exchange_name, queue.name, key))
+
+    def unbind(self, exchange_name: str, queue: Queue, key: str) -> None:
+        """The reverse; of a binding that is not there, nothing."""
+        _not_default(exchange_name)
+        exchange = self.exchange(exchange_name)
+        if exchange.unbind(queue, key):
+            if exchange.durable and queue.kept:
+                self.ledger.note(records.Unbound(exchange_name, queue.name, key))
+            if exchange.auto_delete and not exchange.bindings:
+                self._drop_exchange(exchange)
+
+    # -- queues ------------------------------------------------------------------------------------------------------
+
+    def queue(self, name: str, owner: object) -> Queue:
+        """The queue of that name; 404 if there is none, 405 if it belongs to another connection."""
+        if (found := self.queues.get(name)) is None:
+            raise ChannelFault(Code.NOT_FOUND, f"no queue '{name}' in vhost '/'")
+        if found.owner is not None and found.owner is not owner:
+            raise ChannelFault(
+                Code.RESOURCE_LOCKED, f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'"
+            )
+        return found
+
+    def declare_queue(
+        self,
+        name: str,
+        owner: object,
+        *,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        untrusted: dict[str, object],
+    ) -> Queue:
+        """Make it (with a name of our own when `name` is empty), or check that what is there is the same."""
+        arguments = parse_arguments(untrusted)
+        if name in self.queues:
+            old = self.queue(name, owner)
+            wanted = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete}
+            current = {"durable": old.durable, "exclusive": old.owner is not None, "auto_delete": old.auto_delete}
+            _equivalent("queue", name, wanted | named(arguments), current | named(old.arguments))
+            old.used_at = self.now
+            return old
+        _not_reserved("queue", name)
+        if not durable and not exclusive:
+            raise ConnectionFault(
+                Code.INTERNAL_ERROR,
+                "Feature `transient_nonexcl_queues` is not permitted: declare the queue durable (with x-expires if it "
+                "should go away) or exclusive",
+            )
+        queue = Queue(
+            name or "amq.gen-" + self.unique(),
+            self,
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=owner if exclusive else None,
+            arguments=arguments,
+            server_named=not name,
+        )
+        self.queues[queue.name] = queue
+        self.alarm(queue.due_at())
+        if queue.kept:
+            self.ledger.note(records.QueueDeclared(queue.name, auto_delete, arguments))
+        return queue
+
+    def delete_queue(self, queue: Queue, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Returns how many messages went with it; its consumers are told."""
+        if if_unused and queue.consumers:
+            raise ChannelFault(Code.PRECONDITION_FAILED, f"queue '{queue.name}' in vhost '/' in use")
+        if if_empty and queue.ready:
+            raise ChannelFault(Code.PRECONDITION_FAILED, f"queue '{queue.name}' in vhost '/' is not empty")
+        if queue.deleted:
+            return 0
+        queue.deleted = True
+        count = len(queue.ready)
+        del self.queues[queue.name]
+        if queue.kept:
+            self.ledger.note(records.QueueDeleted(queue.name))
+        for entry in (*queue.ready, *queue.held):
+            self.queued_bytes -= entry.message.size
+        queue.ready.clear()
+        queue.held.clear()
+        for exchange in list(self.exchanges.values()):
+            if exchange.forget(queue) and exchange.auto_delete and not exchange.bindings:
+                self._drop_exchange(exchange)
+        for consumer in list(queue.consumers):
+            queue.consumers.remove(consumer)
+            consumer.sink.cancelled(consumer)
+        return count
+
+    def consume(self, queue: Queue, consumer: Consumer) -> None:
+        """Put a consumer to work; 403 if somebody has, or asks for, the queue alone."""
+        if queue.consumers and (consumer.exclusive or queue.consumers[0].exclusive):
+            raise ChannelFault(Code.ACCESS_REFUSED, f"queue '{queue.name}' in vhost '/' in exclusive use")
+        queue.add(consumer)
+
+    def leave(self, consumer: Consumer) -> None:
+        """A consumer stops; the last one takes an auto-delete queue with it."""
+        queue = consumer.queue
+        if queue is None or queue.deleted:
+            return
+        queue.remove(consumer)
+        if queue.auto_delete and not queue.consumers:
+            self.delete_queue(queue)
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def publish(self, message: Message) -> Outcome:
+        """Send a message where its exchange and routing key say."""
+        self.count.published += 1
+        if message.exchange == "":
+            queue = self.queues.get(message.routing_key)
+            if queue is None:
+                return self._reply(message)
+            return self._enqueue(message, (queue,))
+        exchange = self.exchange(message.exchange)
+        if exchange.internal:
+            raise ChannelFault(
+                Code.ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange.name}' in vhost '/'"
+            )
+        return self._enqueue(message, exchange.route(message.routing_key))
+
+    def _reply(self, message: Message) -> Outcome:
+        consumer = self.repliers.get(message.routing_key)
+        if consumer is None:
+            self.count.unroutable += 1
+            return UNROUTABLE
+        consumer.sink.deliver(consumer, Entry(message, 0, self.now, FOREVER))
+        return ROUTED
+
+    def _enqueue(self, message: Message, queues: Collection[Queue]) -> Outcome:
+        if not queues:
+            self.count.unroutable += 1
+            return UNROUTABLE
+        takers = [queue for queue in queues if not queue.refuses()]
+        if self.queued_bytes + message.size * len(takers) > self.bytes_max:
+            takers = []
+        outcome = ROUTED if len(takers) == len(queues) else REFUSED
+        if outcome is REFUSED:
+            self.count.refused += 1
+        if message.persistent and (kept := [queue.name for queue in takers if queue.kept]):
+            number = self._store(message, kept)
+            outcome = Outcome(accepted=outcome.accepted, wait_for=number)
+        for queue in takers:
+            self.queued_bytes += message.size
+            queue.push(message)
+        return outcome
+
+    def _store(self, message: Message, queues: list[str]) -> int:
+        self.last_id += 1
+        message.id = self.last_id
+        return self.ledger.note(stored(message, queues, self.now))
+
+    def settled(self, queue: Queue, entry: Entry) -> None:
+        """See `Upkeep`."""
+        message = entry.message
+        self.queued_bytes -= message.size
+        if message.id and queue.kept:
+            self.ledger.note(records.Settled(message.id, queue.name))
+
+    def discard(self, queue: Queue, entry: Entry, reason: str) -> None:
+        """See `Upkeep`; as in RabbitMQ, a message that goes round without anybody rejecting it is dropped."""
+        where = queue.arguments.dead_letter_exchange
+        if where is not None and (where == "" or where in self.exchanges):
+            self.count.dead_lettered += 1
+            dead = self._dead_letter(queue, entry, reason, where)
+            targets: Collection[Queue]
+            if where == "":
+                target = self.queues.get(dead.routing_key)
+                targets = () if target is None else (target,)
+            else:
+                targets = self.exchanges[where].route(dead.routing_key)
+            self._enqueue(dead, [target for target in targets if not _in_circle(dead.deaths, target.name)])
+        self.settled(queue, entry)
+
+    def _dead_letter(self, queue: Queue, entry: Entry, reason: str, where: str) -> Message:
+        old = entry.message
+        seen = next((d for d in old.deaths if d.queue == queue.name and d.reason == reason), None)
+        count = 1 if seen is None else seen.count + 1
+        death = Death(queue.name, reason, count, self.now, old.exchange, old.routing_key)
+        deaths = (death, *(d for d in old.deaths if d is not seen))
+        key = queue.arguments.dead_letter_routing_key
+        header = with_deaths(old.header, deaths, old.ttl_ms)
+        key = old.routing_key if key is None else key
+        return Message(where, key, header, old.body, persistent=old.persistent, deaths=deaths)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def alarm(self, at: float) -> None:
+        """See `Upkeep`."""
+        if at < FOREVER:
+            self.alarm_clock(at)
+
+    def sweep(self) -> float:
+        """Let go of what is too old; returns when to come again."""
+        for queue in list(self.queues.values()):
+            if queue.deleted:
+                continue
+            queue.expire()
+            expires = queue.arguments.expires
+            if expires is not None and not queue.consumers and self.now >= queue.used_at + expires / 1000:
+                self.delete_queue(queue)
+        return min((queue.due_at() for queue in self.queues.values()), default=FOREVER)
+
+
+def stored(message: Message, queues: list[str], at: float) -> records.Stored:
+    """As it is written down."""
+    m = message
+    return records.Stored(m.id, queues, at, m.exchange, m.routing_key, m.header, m.body, m.ttl_ms, m.deaths)
+
+
+def _in_circle(deaths: tuple[Death, ...], name: str) -> bool:
+    for death in deaths:
+        if death.reason == "rejected":
+            return False
+        if death.queue == name:
+            return True
+    return False
+
+
+def _not_default(name: str) -> None:
+    if name == "":
+        raise ChannelFault(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
+
+
+def _not_reserved(what: str, name: str) -> None:
+    if name.startswith(RESERVED):
+        raise ChannelFault(Code.ACCESS_REFUSED, f"{what} name '{name}' contains reserved prefix 'amq.*'")
+
+
+def _equivalent(what: str, name: str, wanted: dict[str, object], current: dict[str, object]) -> None:
+    for key, value in wanted.items():
+        if value != current[key]:
+            raise ChannelFault(
+                Code.PRECONDITION_FAILED,
+                f"inequivalent arg '{key}' for {what} '{name}' in vhost '/': "
+                f"received '{value}' but current is '{current[key]}'",
+            )

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker as a list of records, and back: for the journal's compaction and for the next start."""
+
+from collections.abc import Iterable, Iterator
+
+from message_switch.model import records
+from message_switch.model.broker import RESERVED, Broker, stored
+from message_switch.model.exchange import KINDS
+from message_switch.model.message import Message
+from message_switch.model.queue import Queue
+
+_Waiting = dict[str, dict[int, records.Stored]]
+
+
+def snapshot(broker: Broker) -> Iterator[records.Record]:
+    """Everything durable, as the shortest list of records that gives it back."""
+    yield records.LastId(broker.last_id)
+    kept = [queue for queue in broker.queues.values() if queue.kept]
+    durable = [exchange for exchange in broker.exchanges.values() if exchange.durable]
+    for exchange in durable:
+        if not exchange.name.startswith(RESERVED):
+            yield records.ExchangeDeclared(exchange.name, exchange.kind, exchange.auto_delete, exchange.internal)
+    for queue in kept:
+        yield records.QueueDeclared(queue.name, queue.auto_delete, queue.arguments)
+    for exchange in durable:
+        for key, queues in exchange.bindings.items():
+            for queue in queues:
+                if queue.kept:
+                    yield records.Bound(exchange.name, queue.name, key)
+    # A queue's order is that of these records, so each queue's hold on a message has one of its own.
+    for queue in kept:
+        for entry in sorted((*queue.held, *queue.ready), key=lambda e: e.position):
+            if entry.message.id:
+                yield stored(entry.message, [queue.name], entry.at)
+
+
+def restore(broker: Broker, history: Iterable[records.Record]) -> None:
+    """Do again what was written down, without writing it down again."""
+    waiting: _Waiting = {}
+    for record in history:
+        _redo(broker, record, waiting)
+    shared: dict[int, Message] = {}
+    for name, left in waiting.items():
+        for record in left.values():
+            message = shared.get(record.id) or _message(record)
+            shared[record.id] = message
+            broker.queued_bytes += message.size
+            # It may have been delivered before we went down, and nobody wrote that down.
+            broker.queues[name].push(message, record.at).redelivered = True
+    broker.alarm(broker.now)
+
+
+def _redo(broker: Broker, record: records.Record, waiting: _Waiting) -> None:
+    match record:
+        case records.QueueDeclared(name, auto_delete, arguments):
+            broker.queues[name] = Queue(name, broker, durable=True, auto_delete=auto_delete, arguments=arguments)
+            waiting[name] = {}
+        case records.QueueDeleted(name):
+            queue = broker.queues.pop(name)
+            del waiting[name]
+            for exchange in broker.exchanges.values():
+                exchange.forget(queue)
+        case records.ExchangeDeclared(name, kind, auto_delete, internal):
+            broker.exchanges[name] = KINDS[kind](name, auto_delete=auto_delete, internal=internal)
+        case records.ExchangeDeleted(name):
+            del broker.exchanges[name]
+        case records.Bound(exchange_name, name, key):
+            broker.exchanges[exchange_name].bind(broker.queues[name], key)
+        case records.Unbound(exchange_name, name, key):
+            broker.exchanges[exchange_name].unbind(broker.queues[name], key)
+        case records.Stored(number, names):
+            for name in names:
+                waiting[name][number] = record
+            broker.last_id = max(broker.last_id, number)
+        case records.Settled(number, name):
+            waiting[name].pop(number, None)
+        case records.LastId(number):
+            broker.last_id = max(broker.last_id, number)
+
+
+def _message(r: records.Stored) -> Message:
+    message = Message(
+        r.exchange, r.routing_key, r.header, r.body, persistent=True, ttl_ms=r.ttl_ms, deaths=tuple(r.deaths)
+    )
+    message.id = r.id
+    return message

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sockets: a thin rim of TCP on loopback and a Unix socket around the sessions.
+
+What sessions want to say is gathered for one turn of the event loop and written at once. A peer that does not read gets no
+further deliveries; one that goes on asking without reading the answers is no longer read from.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+from message_switch.session import CLOSE_PATIENCE_S, Session, State
+from message_switch.switch import HIGH_WATER, Switch
+
+log = logging.getLogger(__name__)
+
+# Answers (not deliveries) that a peer may leave unread before we leave its questions unread.
+_ANSWERS_MAX = 8 << 20
+_TICK_S = 0.5
+_PEER = struct.Struct("iII")
+
+
+class Connection(asyncio.Protocol):
+    """Bytes between one socket and its session."""
+
+    def __init__(self, server: "Server", kind: str) -> None:
+        self._server = server
+        self._kind = kind
+        self._paused = False
+        self._deaf = False
+        self.session: Session
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.session = Session(
+            self._server.switch,
+            self._wake,
+            time.time(),
+            name=f"{self._kind}#{self._server.number()}",
+            version=self._server.version,
+            same_user=_same_user(transport.get_extra_info("socket")),
+        )
+        self._server.connections[self] = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.session.receive(data, time.time())
+        except Exception:
+            # A mistake of ours: this connection ends, the others go on.
+            log.exception("%s: internal error", self.session.name)
+            self.transport.abort()
+        if self.session.state is State.CLOSED:
+            self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self._server.connections[self]
+        self._server.awake.pop(self, None)
+        self.session.lost(time.time())
+        self._server.left()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.session.outbox.writable = False
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._listen()
+        self.session.resume(time.time())
+
+    def flush(self) -> None:
+        """Write what the session has to say."""
+        session, outbox = self.session, self.session.outbox
+        if outbox.parts and not self.transport.is_closing():
+            self.transport.write(outbox.take())
+            session.spoke_at = time.time()
+        if session.state is State.CLOSED:
+            self._server.part(self.transport)
+        elif self._paused:
+            if not self._deaf and self.transport.get_write_buffer_size() > _ANSWERS_MAX + self._server.body_max:
+                self._deaf = True
+                self.transport.pause_reading()
+        elif not outbox.writable:
+            session.resume(time.time())
+
+    def tick(self, now: float) -> None:
+        """See `Session.tick`."""
+        self.session.tick(now)
+        if self.session.state is State.CLOSED and not self.transport.is_closing():
+            self.flush()
+
+    def _listen(self) -> None:
+        if self._deaf:
+            self._deaf = False
+            self.transport.resume_reading()
+
+    def _wake(self) -> None:
+        self._server.wake(self)
+
+
+class Server:
+    """All connections of one switch, and its clock."""
+
+    def __init__(self, switch: Switch, *, version: str) -> None:
+        self.switch = switch
+        self.version = version
+        self.body_max = switch.limits.body_max
+        self.connections: dict[Connection, None] = {}
+        self.awake: dict[Connection, None] = {}
+        self.port = 0
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[asyncio.Server] = []
+        self._count = 0
+        self._flushing = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._nobody = asyncio.Event()
+        switch.broker.alarm_clock = self._set_alarm
+
+    async def listen_tcp(self, host: str, port: int) -> None:
+        """Take connections on a TCP port; 0 takes a free one, see `port`."""
+        listener = await self._loop.create_server(lambda: Connection(self, "tcp"), host, port)
+        self.port = listener.sockets[0].getsockname()[1]
+        self._listeners.append(listener)
+
+    async def listen_unix(self, path: Path) -> None:
+        """Take connections on a Unix socket that only our own user can open."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        if path.is_socket():
+            path.unlink()  # of a switch that was killed
+        before = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(before)
+        listener = await self._loop.create_unix_server(lambda: Connection(self, "unix"), sock=listening)
+        self._listeners.append(listener)
+
+    async def close(self) -> None:
+        """Dismiss everybody, wait a little for their goodbyes, and go."""
+        for listener in self._listeners:
+            listener.close()
+        now = time.time()
+        for connection in list(self.connections):
+            connection.session.dismiss(now)
+            self.wake(connection)
+        self._nobody.clear()
+        if self.connections:
+            try:
+                await asyncio.wait_for(self._nobody.wait(), CLOSE_PATIENCE_S / 5)
+            except TimeoutError:
+                for connection in list(self.connections):
+                    connection.transport.abort()
+        for timer in (self._alarm, self._ticker):
+            if timer is not None:
+                timer.cancel()
+
+    def number(self) -> int:
+        """A number for a connection's name in the log."""
+        self._count += 1
+        if self._ticker is None:
+            self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        return self._count
+
+    def wake(self, connection: Connection) -> None:
+        """Write for this connection at the end of this turn of the loop."""
+        self.awake[connection] = None
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def left(self) -> None:
+        """Somebody has gone."""
+        if not self.connections:
+            self._nobody.set()
+
+    def part(self, transport: asyncio.Transport) -> None:
+        """Close once the last words are written, but do not wait for long for somebody to read them."""
+        if not transport.is_closing():
+            transport.close()
+            self._loop.call_later(CLOSE_PATIENCE_S, transport.abort)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        awake, self.awake = self.awake, {}
+        for connection in awake:
+            connection.flush()
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick) if self.connections else None
+        now = time.time()
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    def _set_alarm(self, at: float) -> None:
+        when = self._loop.time() + max(0.0, at - time.time())
+        if self._alarm is not None and not self._alarm.cancelled():
+            if self._alarm.when() <= when:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(when, self._sweep)
+
+    def _sweep(self) -> None:
+        self._alarm = None
+        broker = self.switch.broker
+        broker.now = time.time()
+        broker.alarm(broker.sweep())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old content or the new, never half of it."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text)
+    beside.rename(path)
+
+
+def _same_user(peer: socket.socket) -> bool:
+    if peer.family != socket.AF_UNIX:
+        return False
+    _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return bool(uid == os.getuid())

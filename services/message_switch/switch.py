@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all connections of one switch share, and what each of them writes into. Pure."""
+
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from message_switch.model.broker import Broker
+
+# Above this a connection gets no further deliveries until it has read what it was sent.
+HIGH_WATER = 1 << 18
+# A direct reply has no queue to wait in: a peer this far behind with reading loses it.
+REPLY_WATER = 1 << 25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a peer may ask of us."""
+
+    frame_max: int = 131072
+    channel_max: int = 2047
+    heartbeat_s: int = 60
+    body_max: int = 16 << 20
+    handshake_s: float = 10.0
+
+
+class Waiting(Protocol):
+    """A channel with messages that are not safe yet."""
+
+    def synced(self, up_to: int) -> bool:
+        """Confirm what is safe now; whether there is more to wait for."""
+
+
+@dataclass
+class Switch:
+    """One broker, who may use it, and how far its ledger has been synced."""
+
+    broker: Broker
+    user: str
+    password: str
+    limits: Limits = field(default_factory=Limits)
+    synced: int = 0
+    waiting: dict[Waiting, None] = field(default_factory=dict)
+
+    def knows(self, user: bytes, password: bytes) -> bool:
+        """Whether that is the user; takes as long for a good guess as for a bad one."""
+        right_user = hmac.compare_digest(user, self.user.encode())
+        return hmac.compare_digest(password, self.password.encode()) and right_user
+
+    def on_synced(self, up_to: int) -> None:
+        """The ledger is safe up to this number: tell the publishers that wait for it."""
+        self.synced = up_to
+        for channel in list(self.waiting):
+            if not channel.synced(up_to):
+                del self.waiting[channel]
+
+
+class Outbox:
+    """What one connection is to be sent, gathered until the rim takes it; `wake` says that there is something."""
+
+    __slots__ = ("_wake", "parts", "size", "writable")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.writable = True
+
+    def send(self, data: bytes) -> None:
+        """One or more whole frames."""
+        if not self.parts:
+            self._wake()
+        self.parts.append(data)
+        self.size += len(data)
+
+    def deliver(self, method: bytes, content: Iterable[bytes], size: int) -> None:
+        """A message; when there is much to read already, it is the last for now."""
+        if not self.parts:
+            self._wake()
+        self.parts.append(method)
+        self.parts += content
+        self.size += len(method) + size
+        if self.size > HIGH_WATER:
+            self.writable = False
+
+    def take(self) -> bytes:
+        """All of it."""
+        data = b"".join(self.parts)
+        self.parts.clear()
+        self.size = 0
+        return data
