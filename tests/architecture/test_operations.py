@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from xenops.derive.catalogue import all_methods
+from xenops.errors import BadPowerState
 from xenopsd import operations
 from xenopsd.operations import catalog
 from xenopsd.operations.operation import Operation
@@ -41,3 +42,10 @@ def test_it_says_what_it_does_and_answers_a_declared_method(operation: type[Oper
     wires = {method.wire for method in all_methods()}
     assert tag in wires or any(wire.endswith(f".{tag}") for wire in wires)
     assert operation.plan is not Operation.plan
+
+
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.needs], ids=lambda cls: cls.__name__)
+def test_who_needs_a_power_state_declares_that_it_may_be_another(operation: type[Operation]) -> None:
+    tag = str(operation.__struct_config__.tag)
+    answered = [method for method in all_methods() if method.wire == tag or method.wire.endswith(f".{tag}")]
+    assert [method.wire for method in answered if BadPowerState not in method.raises] == []

@@ -16,7 +16,7 @@
       TaskFault           the work was ended before its time
         Cancelled  Interrupted
       ServiceFault        somebody on the bus could not be reached
-        FailedToContactRemoteService  NoSuchService  ConnectionLost  TimedOut
+        FailedToContactRemoteService  NoSuchService  SwitchUnreachable  ConnectionLost  TimedOut
       InternalError       our fault; the log has the traceback under the reference
 
 A fault's `sentence` is for a person and names the next step; programs read `name` and `fields`. An unknown name
@@ -389,6 +389,15 @@ class NoSuchService(ServiceFault):
 
     sentence = "nobody serves the queue {queue}; start the service, or check the name with xenops-cli where"
     queue: str
+
+
+class SwitchUnreachable(ServiceFault):
+    """No connection to the message switch came about in time."""
+
+    sentence = (
+        "the message switch at {address} cannot be reached; is it running? `xenops-cli where` says which one is meant"
+    )
+    address: str
 
 
 class ConnectionLost(ServiceFault):

@@ -28,7 +28,7 @@ from xenops.bus.link import Lane, Link, close_link, open_link
 from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
 from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed
 from xenops.bus.untrusted import message
-from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, TimedOut
+from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
 log = logging.getLogger(__name__)
 _REPLY_TO = "amq.rabbitmq.reply-to"
@@ -70,7 +70,7 @@ class AmqpBus:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
         except TimeoutError:
-            raise NoSuchService(self.address) from None
+            raise SwitchUnreachable(self.address) from None
 
     async def close(self) -> None:
         self._closed = True

@@ -58,7 +58,7 @@ class Bus(Protocol):
     """One process's connection to the switch."""
 
     async def connect(self, timeout_s: float | None = None) -> None:
-        """Return once connected; keep trying until `timeout_s` is over, then raise `NoSuchService`."""
+        """Return once connected; keep trying until `timeout_s` is over, then raise `SwitchUnreachable`."""
 
     async def close(self) -> None:
         """Say goodbye; calls under way end with `ConnectionLost`. Idempotent."""

@@ -3,7 +3,7 @@
 
 from typing import ClassVar, Protocol
 
-from xenops.errors import Busy, DeviceIsConnected, DoesNotExist, Unimplemented
+from xenops.errors import BadPowerState, Busy, DeviceIsConnected, DoesNotExist, Unimplemented
 from xenops.idl import Interface, rpc
 from xenops.types.ids import DeviceId, TaskId, VmId
 from xenops.types.pci import Pci, PciStat
@@ -23,7 +23,7 @@ class PCI(Interface, Protocol):
     async def remove(self, id: DeviceId) -> None:
         """Forget a device; it must be unplugged."""
 
-    @rpc(raises=(DoesNotExist, Busy))
+    @rpc(raises=(DoesNotExist, BadPowerState, Busy))
     async def plug(self, id: DeviceId) -> TaskId:
         """Give the device to the running guest."""
 

@@ -32,7 +32,7 @@ class VBD(Interface, Protocol):
     async def remove(self, id: DeviceId) -> None:
         """Forget a drive; it must be unplugged."""
 
-    @rpc(raises=(DoesNotExist, Busy))
+    @rpc(raises=(DoesNotExist, BadPowerState, Busy))
     async def plug(self, id: DeviceId) -> TaskId:
         """Show the drive to the running guest."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from msgspec import Meta
 
-from xenops.errors import BadRequest, Busy, DeviceIsConnected, DoesNotExist
+from xenops.errors import BadPowerState, BadRequest, Busy, DeviceIsConnected, DoesNotExist
 from xenops.idl import Interface, rpc
 from xenops.types.ids import DeviceId, TaskId, VmId
 from xenops.types.network import Network
@@ -27,7 +27,7 @@ class VIF(Interface, Protocol):
     async def remove(self, id: DeviceId) -> None:
         """Forget an interface; it must be unplugged."""
 
-    @rpc(raises=QUEUED)
+    @rpc(raises=(*QUEUED, BadPowerState))
     async def plug(self, id: DeviceId) -> TaskId:
         """Show the interface to the running guest and bring the link up."""
 
