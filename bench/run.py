@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from stack import Stack  # noqa: E402
 
-from tests.contracts.bus.brokers import RABBITMQ, Broker, rabbitmq, stop_port_mapper  # noqa: E402
+from tests.brokers import RABBITMQ, Broker, rabbitmq, stop_port_mapper  # noqa: E402
 from xenops.client import connect  # noqa: E402
 from xenops.types.vm import Direct, Pv, Vm  # noqa: E402
 

@@ -61,7 +61,7 @@ class Answers:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def answer(self, delivery: Delivery) -> Message:
+    async def answer(self, delivery: Delivery) -> Message | None:
         """The reply to one request."""
         delivery.accept()
         self._under_way += 1

@@ -2,7 +2,7 @@
 """xenopsd's settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +21,9 @@ BACKENDS = {"simulator": "xenopsd.backends.simulator"}
 class _Settings(BusSettings, frozen=True, kw_only=True):
     """The domain manager: registers, starts, watches and stops the VMs of one host."""
 
-    backend: Annotated[Literal["simulator"], Meta(description="which hypervisor: simulator")] = "simulator"
+    backend: Annotated[
+        str, Meta(pattern=rf"^({'|'.join(BACKENDS)})\Z", description=f"which hypervisor: {', '.join(BACKENDS)}")
+    ] = "simulator"
     instance: Annotated[
         str,
         Meta(

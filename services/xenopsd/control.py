@@ -95,10 +95,7 @@ class Control:
             else:
                 done.set_result(None)
 
-        if self.workers.is_idle(vm):
-            await work()  # nothing waits and nothing runs: it is its turn now
-            return
-        task = self.tasks.new(name, vm=vm, dbg=calling.get().debug_info)
+        task = self.tasks.new(name, vm=vm, dbg=calling.get().debug_info, private=True)
         await self.workers.submit(Job(tag=vm, task=task, run=run))
         await done
 
@@ -106,7 +103,7 @@ class Control:
         """Have a machine looked at, after what is queued; one look is enough for many reasons to look."""
         if vm not in self.machines:
             return
-        task = self.tasks.new(CHECK, vm=vm)
+        task = self.tasks.new(CHECK, vm=vm, private=True)
         self.workers.submit_soon(Job(tag=vm, task=task, run=lambda task: self._check(vm, task), key=CHECK))
 
     def happened(self, kind: Kind, id: str) -> None:
@@ -175,7 +172,7 @@ class Control:
             self._rebooting.add(machine.id)
         try:
             await perform(operation.plan(machine), self._context(task))
-        except Fault:
+        except Exception:
             self._rebooting.discard(machine.id)
             await self._look_after(machine.id)
             raise
@@ -191,11 +188,11 @@ class Control:
 
     async def _look_after(self, vm: str) -> None:
         """The check that follows a failure, before the machine's next turn; its own failure is only logged."""
-        task = self.tasks.new(CHECK, vm=vm)
+        task = self.tasks.new(CHECK, vm=vm, private=True)
         try:
             await self._check(vm, task)
-        except Fault as fault:
-            log.warning("the check of VM %s failed: %s", vm, fault)
+        except Exception as error:
+            log.warning("the check of VM %s failed: %s", vm, error, exc_info=not isinstance(error, Fault))
         finally:
             self.tasks.drop(task)
 
@@ -273,13 +270,11 @@ class Control:
 
     def task_removed(self, task: Task) -> None:
         """A task was forgotten."""
-        if task.operation != CHECK:
-            self.announce(Kind.TASK, task.id, Change.REMOVED)
+        self.announce(Kind.TASK, task.id, Change.REMOVED)
 
     def task_changed(self, task: Task) -> None:
-        """A task moved; checks of our own are nobody's business."""
-        if task.operation != CHECK:
-            self.announce(Kind.TASK, task.id)
+        """A task moved."""
+        self.announce(Kind.TASK, task.id)
 
 
 def _running(state: VmState) -> VmState:

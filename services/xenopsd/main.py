@@ -27,7 +27,7 @@ from xenops.interfaces import xenops
 from xenops.interfaces.forkexec import FORKEXEC
 from xenops.rpc import Dispatcher, stub
 from xenops.service.bus import announce, connected, describe, request_metrics
-from xenops.service.log import configure
+from xenops.service.log import configure, work
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
 from xenops.types.process import Ended, Program
@@ -131,7 +131,9 @@ class Daemon:
         queue = f"forkexec.{self.settings.host}"
         if self.bus is None:
             raise NoSuchService(queue)
-        return await stub(FORKEXEC, self.bus, queue, timeout_s=program.timeout_s + 10.0).run(program)
+        return await stub(FORKEXEC, self.bus, queue, timeout_s=program.timeout_s + 10.0, debug_info=work.get()).run(
+            program
+        )
 
     async def describe_event(self, kind: Kind, id: str) -> dict[str, Any]:
         """What an event says; what was said of power states is what the metrics count."""

@@ -88,7 +88,10 @@ def test_the_table_of_json_rpc_codes_is_the_one_that_is_spoken() -> None:
     rows = dict((name, int(code)) for code, name in re.findall(r"^\| (-\d+) \|[^`]*`(\w+)`", text, re.MULTILINE))
     for cls in errors.Fault.known.values():
         family = next(parent for parent in cls.__mro__ if parent.__name__ in rows)
-        assert wire.json_code(cls.__new__(cls)) == rows[family.__name__], cls
+        fault = errors.BadRequest("params", "x") if cls is errors.BadRequest else cls.__new__(cls)
+        assert wire.json_code(fault) == rows[family.__name__], cls
+    assert wire.json_code(errors.BadRequest("body", "x")) == -32700
+    assert wire.json_code(errors.BadRequest("request.method", "x")) == -32600
 
 
 def test_the_messages_quoted_in_the_contract_are_what_is_spoken() -> None:
@@ -112,11 +115,11 @@ def _spoken(message: dict[str, object]) -> str:
     if "error" in message:
         error = message["error"]
         fault = errors.decode({"name": error["data"]["name"], "fields": error["data"]["fields"]})  # type: ignore[index]
-        assert msgspec.json.decode(wire.encode_fault(fault, JSON, message["id"])) == message
+        assert msgspec.json.decode(wire.as_json(wire.encode_fault(fault), message["id"])) == message
         return "json fault"
     if "fault" in message:
         fault = errors.decode(message["fault"])
-        assert msgspec.msgpack.decode(wire.encode_fault(fault, MSGPACK)) == message
+        assert msgspec.msgpack.decode(wire.encode_fault(fault)) == message
         return "fault"
     wire.decode_result(msgspec.msgpack.encode(message), str)
     return "result"

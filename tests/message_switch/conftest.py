@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real switch in a process of its own, and a RabbitMQ to compare it with if `XENOPS_TEST_RABBITMQ` names one (an AMQP URL)."""
+"""A real switch in a process of its own, and a RabbitMQ to compare it with where it is installed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
+
+from tests import brokers
 
 START = "import sys; from message_switch.main import main; sys.exit(main())"
 
@@ -68,13 +69,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwitchProcess]
     assert switch.stop() == 0
 
 
-@pytest.fixture(params=["switch", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+needs_rabbitmq = pytest.mark.skipif(not brokers.RABBITMQ.exists(), reason="rabbitmq-server is not installed")
+
+
+@pytest.fixture(params=["switch", pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, needs_rabbitmq])])
 def url(request: pytest.FixtureRequest) -> str:
     if request.param == "rabbitmq":
-        found = os.environ.get("XENOPS_TEST_RABBITMQ")
-        if not found:
-            pytest.skip("XENOPS_TEST_RABBITMQ is not set")
-        return found
+        return f"amqp://guest:guest@127.0.0.1:{request.getfixturevalue('rabbitmq_port')}/%2F"
     switch: SwitchProcess = request.getfixturevalue("running")
     return switch.url
 

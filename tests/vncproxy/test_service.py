@@ -43,9 +43,9 @@ class Machines:
         method, raw, _ = wire.decode_call(message.body, message.content_type)
         self.asked.put_nowait(method)
         try:
-            return Message(wire.encode_result(self._result(method, msgspec.msgpack.decode(raw)), message.content_type))
+            return Message(wire.encode_result(self._result(method, msgspec.msgpack.decode(raw))))
         except Fault as fault:
-            return Message(wire.encode_fault(fault, message.content_type))
+            return Message(wire.encode_fault(fault))
 
     def _result(self, method: str, params: dict[str, str]) -> object:
         if method == "VM.list":

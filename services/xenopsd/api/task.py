@@ -3,7 +3,7 @@
 
 from xenops.interfaces.xenops import Task
 from xenops.types import task as wire
-from xenopsd.control import CHECK, Control
+from xenopsd.control import Control
 from xenopsd.store.journal import Journal
 
 
@@ -31,7 +31,7 @@ class TaskApi(Task):
             self._journal.forget(task)
 
     async def list(self) -> list[wire.Task]:
-        return [task.record() for task in self._tasks if task.operation != CHECK]
+        return [task.record() for task in self._tasks if not task.private]
 
     async def destroy_on_finish(self, id: str) -> None:
         await self.destroy(id)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from xenops.errors import Unimplemented
 from xenops.types.disk import Disk
 from xenops.types.host import ChipsetInfo, CpuInfo, Host, Hypervisor, NumaAffinityPolicy
@@ -293,6 +295,10 @@ class Skeleton:
         raise Unimplemented(command)
 
 
-def create() -> Backend:
-    """The door by which a backend is loaded; a copy takes its settings here."""
+class Options(Struct, frozen=True, kw_only=True):
+    """The settings that begin with the backend's name; a copy has some."""
+
+
+def create(*, state_dir: Path, options: Options) -> Backend:
+    """The door by which a backend is loaded; what it keeps belongs in `state_dir`."""
     return Skeleton()

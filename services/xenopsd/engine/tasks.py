@@ -38,6 +38,7 @@ class Task:
         self.subtasks: list[Subtask] = []
         self.cancellable = True
         self.destroy_on_finish = False
+        self.private = False
         self.result: Any = None
         self.ended_at = 0.0
         self.step = ""  # the one that was begun last
@@ -53,6 +54,10 @@ class Task:
     def ended(self) -> bool:
         """Whether it has come to its end, good or bad."""
         return not isinstance(self.state, Pending)
+
+    def announce(self) -> None:
+        """Tell whoever watches that it changed."""
+        self._changed(self)
 
     def expect(self, total_weight: float) -> None:
         """How much work there is in all, in the weights of its steps."""
@@ -156,14 +161,22 @@ class Tasks:
         self._changed, self._removed = changed, removed
         self._triggers: dict[str, int] = {}
 
-    def new(self, operation: str, *, vm: str | None, dbg: str = "") -> Task:
-        """A task that is pending."""
+    def new(self, operation: str, *, vm: str | None, dbg: str = "", private: bool = False) -> Task:
+        """A task that is pending; a `private` one is work of our own, of which nobody is told."""
         self._next += 1
         id = f"{self._prefix}-{self._next}"
-        task = Task(id, operation, vm=vm, dbg=dbg, ctime=int(time.time() * 1000), changed=self._changed)
+        task = Task(
+            id,
+            operation,
+            vm=vm,
+            dbg=dbg,
+            ctime=int(time.time() * 1000),
+            changed=_tell_nobody if private else self._changed,
+        )
+        task.private = private
         task.cancel_at = self._triggers.pop(dbg, None)
         self._tasks[id] = task
-        self._changed(task)
+        task.announce()
         return task
 
     def restore(self, record: wire.Task) -> Task:
@@ -188,12 +201,11 @@ class Tasks:
         if not task.ended:
             task.destroy_on_finish = True
             return
-        del self._tasks[id]
-        self._removed(task)
+        self.drop(task)
 
     def drop(self, task: Task) -> None:
-        """Take back one that never became work."""
-        if self._tasks.pop(task.id, None):
+        """Take it out, whatever became of it."""
+        if self._tasks.pop(task.id, None) and not task.private:
             self._removed(task)
 
     def expire(self, *, older_than_s: float) -> list[Task]:
@@ -213,3 +225,7 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+def _tell_nobody(task: Task) -> None:
+    """A private task's change."""

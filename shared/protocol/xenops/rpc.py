@@ -70,15 +70,15 @@ class Dispatcher:
         for interface, implementation in implementations:
             for wire_name, method in methods(interface).items():
                 bound = getattr(implementation, method.attribute, None)
-                if not inspect.iscoroutinefunction(bound):
+                if not inspect.iscoroutinefunction(bound) or hasattr(bound, "__rpc__"):  # missing, or only declared
                     raise TypeError(f"{type(implementation).__name__} does not implement {wire_name}")
                 self._methods[wire_name] = (method, bound)
         self._outcomes = outcomes
         self._observe = observe
         self._under_way: dict[str, asyncio.Future[bytes]] = {}
 
-    async def answer(self, delivery: Delivery) -> Message:
-        """The reply to one request, in the encoding it came in."""
+    async def answer(self, delivery: Delivery) -> Message | None:
+        """The reply to one request, in the encoding it came in; none to a JSON-RPC notification."""
         untrusted = delivery.message
         encoding = JSON if untrusted.content_type == JSON else MSGPACK
         began = time.perf_counter()
@@ -86,15 +86,19 @@ class Dispatcher:
         try:
             name, raw, request_id = wire.decode_call(untrusted.body, untrusted.content_type)
             method, bound = self._find(name)
-            body = await self._once(method, bound, raw, request_id, delivery)
+            body = await self._once(method, bound, raw, delivery)
             outcome = "ok"
         except Fault as fault:
-            body, outcome = wire.encode_fault(fault, encoding, request_id), fault.name
+            body, outcome = wire.encode_fault(fault), fault.name
         except Exception as error:  # noqa: BLE001 (the edge: the caller gets a reference, the log the traceback)
             internal = _internal(name, error)
-            body, outcome = wire.encode_fault(internal, encoding, request_id), internal.name
+            body, outcome = wire.encode_fault(internal), internal.name
         label = name if name in self._methods else "unknown"  # the name is the caller's text: no metric of its own
         self._observe(label, outcome, time.perf_counter() - began)
+        if encoding == JSON:
+            if request_id is UNSET:
+                return None
+            body = wire.as_json(body, request_id)
         return Message(body, content_type=encoding, correlation_id=untrusted.correlation_id)
 
     def _find(self, name: str) -> tuple[Method, Callable[..., Awaitable[Any]]]:
@@ -109,28 +113,25 @@ class Dispatcher:
         method: Method,
         bound: Callable[..., Awaitable[Any]],
         raw: msgspec.Raw,
-        request_id: Any,
         delivery: Delivery,
     ) -> bytes:
-        """The outcome of the first request with this message id; a repetition waits for it or finds it."""
+        """The outcome of the first request with this message id, as MessagePack; a repetition waits for it or finds it."""
         message_id = delivery.message.message_id
         if method.reads or not message_id:
-            return await self._perform(method, bound, raw, request_id, delivery)
+            return await self._perform(method, bound, raw, delivery)
         if message_id in self._under_way:
             return await asyncio.shield(self._under_way[message_id])
         if self._outcomes is not None and (known := self._outcomes.recall(message_id)) is not None:
             return known
         self._under_way[message_id] = first = asyncio.get_running_loop().create_future()
         try:
-            body = await self._perform(method, bound, raw, request_id, delivery)
+            body = await self._perform(method, bound, raw, delivery)
             await self._remember(message_id, body)
             first.set_result(body)
             return body
         except BaseException as error:
-            if isinstance(error, Fault) and not isinstance(
-                error, RequestFault
-            ):  # nothing was done by a request at fault
-                await self._remember(message_id, wire.encode_fault(error, delivery.message.content_type, request_id))
+            if isinstance(error, Fault) and not isinstance(error, RequestFault):  # a request at fault did nothing
+                await self._remember(message_id, wire.encode_fault(error))
             first.set_exception(error if isinstance(error, Exception) else InternalError("-", "the service stopped"))
             first.exception()  # seen: nobody else may be waiting
             raise
@@ -146,7 +147,6 @@ class Dispatcher:
         method: Method,
         bound: Callable[..., Awaitable[Any]],
         raw: msgspec.Raw,
-        request_id: Any,
         delivery: Delivery,
     ) -> bytes:
         message = delivery.message
@@ -160,7 +160,7 @@ class Dispatcher:
         if method.waits:
             delivery.accept()
         result = await bound(**{f: getattr(params, f) for f in params.__struct_fields__})
-        return wire.encode_result(result, message.content_type, request_id)
+        return wire.encode_result(result)
 
 
 def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:

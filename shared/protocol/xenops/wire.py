@@ -52,6 +52,9 @@ _packer = msgspec.msgpack.Encoder()
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$")
 
+_BODY = "body"  # the path of a `BadRequest` whose bytes are not MessagePack or JSON at all
+_NOT_JSON, _NO_REQUEST = -32700, -32600
+
 # JSON-RPC 2.0, section 5.1, and one code of ours for each family of faults; a client reads `error.data` for more.
 _JSON_CODES: dict[type[Fault], int] = {
     errors.UnknownMethod: -32601,
@@ -90,10 +93,10 @@ def decode_call(untrusted: bytes, content_type: str) -> tuple[str, msgspec.Raw, 
             raise BadRequest("content_type", f"{content_type!r:.80} is not spoken here; use {MSGPACK} or {JSON}")
         call = _call_decoder.decode(untrusted)
         return call.method, call.params, None
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         raise bad_request(error, root="request") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest("request", f"is not well-formed: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(_BODY, f"is not well-formed: {error}") from None
 
 
 def decode_params(raw: msgspec.Raw, params: type[T], content_type: str, *, forgiving: bool = False) -> T:
@@ -115,27 +118,38 @@ def encode_call(method: str, params: msgspec.Struct) -> bytes:
     return _packer.encode({"method": method, "params": params})
 
 
-def encode_result(result: Any, content_type: str, request_id: Any = None) -> bytes:
-    """A successful reply's bytes."""
-    if content_type == JSON:
-        return msgspec.json.encode({"jsonrpc": "2.0", "result": result, "id": _id(request_id)})
+def encode_result(result: Any) -> bytes:
+    """A successful reply's bytes in MessagePack."""
     return _packer.encode({"result": result})
 
 
-def encode_fault(fault: Fault, content_type: str, request_id: Any = None) -> bytes:
-    """A failed reply's bytes."""
-    if content_type == JSON:
-        error = {
-            "code": json_code(fault),
-            "message": str(fault),
-            "data": {"name": fault.name, "fields": fault.fields()},
-        }
-        return msgspec.json.encode({"jsonrpc": "2.0", "error": error, "id": _id(request_id)})
+def encode_fault(fault: Fault) -> bytes:
+    """A failed reply's bytes in MessagePack."""
     return _packer.encode({"fault": errors.encode(fault)})
 
 
+def as_json(reply: bytes, request_id: Any) -> bytes:
+    """One of our own replies as a JSON-RPC 2.0 response to the request of that id."""
+    body = msgspec.msgpack.decode(reply)
+    answer: dict[str, Any] = {"jsonrpc": "2.0"}
+    if "fault" in body:
+        facts = body["fault"]
+        code = json_code(errors.decode(facts))
+        answer["error"] = {
+            "code": code,
+            "message": facts["message"],
+            "data": {"name": facts["name"], "fields": facts["fields"]},
+        }
+    else:
+        answer["result"] = body["result"]
+    return msgspec.json.encode({**answer, "id": None if request_id is UNSET else request_id})
+
+
 def json_code(fault: Fault) -> int:
-    """The stable JSON-RPC error code of a fault."""
+    """The stable JSON-RPC error code of a fault; what is wrong before the params is the specification's own."""
+    path = getattr(fault, "path", "params") if isinstance(fault, BadRequest) else "params"
+    if not path.startswith("params"):
+        return _NOT_JSON if path == _BODY else _NO_REQUEST
     return next((_JSON_CODES[cls] for cls in type(fault).__mro__ if cls in _JSON_CODES), -32000)
 
 
@@ -195,7 +209,3 @@ def _prune(value: Any, wanted: Any) -> Any:
         tag_field = wanted.__struct_config__.tag_field
         return {key: _prune(item, fields.get(key)) for key, item in value.items() if key in fields or key == tag_field}
     return value
-
-
-def _id(request_id: Any) -> Any:
-    return None if request_id is UNSET else request_id

@@ -3,6 +3,7 @@
 
 import asyncio
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from xenops.errors import Unimplemented
 from xenops.types.vm import HALTED, Hvm, Vm
 from xenopsd.backends import port
-from xenopsd.backends.skeleton import create
+from xenopsd.backends.port import Backend
+from xenopsd.backends.skeleton import Options, create
 
 NOUNS = ("host", "vm", "vbd", "vif", "pci", "vusb", "vgpu")
 QUERIES = {
@@ -25,6 +27,10 @@ QUERIES = {
 }
 
 
+def skeleton() -> Backend:
+    return create(state_dir=Path("/nonexistent"), options=Options())
+
+
 def calls() -> list[tuple[str, str]]:
     """Every call that the port declares."""
     return [
@@ -37,7 +43,7 @@ def calls() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("noun", "name"), calls())
 def test_every_call_answers_nothing_or_is_unimplemented_by_name(noun: str, name: str) -> None:
-    call: Any = getattr(getattr(create(), noun), name)
+    call: Any = getattr(getattr(skeleton(), noun), name)
     signature = inspect.signature(call)
     declared = inspect.signature(getattr(getattr(port, f"{noun.capitalize()}Backend"), name))
     assert list(signature.parameters) == list(declared.parameters)[1:]
@@ -54,9 +60,9 @@ def test_every_call_answers_nothing_or_is_unimplemented_by_name(noun: str, name:
 
 def test_every_machine_is_halted() -> None:
     vms = [Vm(id=name, ty=Hvm()) for name in ("a", "b")]
-    assert asyncio.run(create().vm.states(vms)) == [HALTED, HALTED]
+    assert asyncio.run(skeleton().vm.states(vms)) == [HALTED, HALTED]
 
 
 def test_no_debug_command_is_known() -> None:
     with pytest.raises(Unimplemented):
-        asyncio.run(create().debug("reboot", []))
+        asyncio.run(skeleton().debug("reboot", []))

@@ -3,10 +3,10 @@
 
 import asyncio
 
+from tests.brokers import Broker
 from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import Delivery, Message
 
-from .brokers import Broker
 from .world import name
 
 
