@@ -37,6 +37,7 @@ fmt: setup ## format the code
 lint: setup ## style, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports --no-cache
 
 types: setup ## mypy --strict
 	$(BIN)/mypy

@@ -39,6 +39,6 @@ def _derived(vm: str, position: int) -> str:
 
 def _local_unicast(octets: bytearray) -> str:
     octets[0] = (octets[0] | 0x02) & 0xFE
-    if octets[0] == 0xFE:  # the kernel's own for tap devices: a bridge would take it for its own address
-        octets[0] = 0xFD & 0xFE | 0x02
+    if octets[0] == 0xFE:  # what backends give to their own ends; the original made it 0xfd here, which is multicast
+        octets[0] = 0xFA
     return ":".join(f"{octet:02x}" for octet in octets)
