@@ -12,7 +12,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from deploy.local.stack import Stack
+from deploy.local.stack import Part, Stack
 from tests.xenopsd.machines import plain_vm
 from xenops.client import Xenops, connect
 from xenops.errors import DeadlineExceeded, HookFailed
@@ -205,3 +205,31 @@ def _get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as reply:
         text: str = reply.read().decode()
         return text
+
+
+def test_two_instances_on_one_host_leave_each_other_alone(tmp_path: Path) -> None:
+    async def work(stack: Stack, found: Where, xenops: Xenops) -> None:
+        url_file = f"--amqp-url-file={tmp_path / 'amqp-url'}"
+        second = Part("xenopsd", (url_file, "--instance=second", f"--state-dir={tmp_path / 'second'}"))
+        await stack.start_again(second)
+        async with connect(url=found.amqp, queue=f"xenops.{found.host}.second") as other:
+            await xenops.VM.add(plain_vm("vm-1"))
+            await other.VM.add(plain_vm("vm-2"))
+            await other.finished(await other.VM.start("vm-2", paused=False))
+            assert [it.vm.id for it in await xenops.VM.list()] == ["vm-1"]
+            assert [it.vm.id for it in await other.VM.list()] == ["vm-2"]
+            assert (await other.query()).instance == "second"
+
+    with_stack(tmp_path, work)
+
+
+def test_progress_comes_by_events(tmp_path: Path) -> None:
+    async def work(stack: Stack, found: Where, xenops: Xenops) -> None:
+        told: list[float] = []
+        await xenops.VM.add(plain_vm("vm-1"))
+        await xenops.DEBUG.trigger("latency", ["vm.build", "200"])
+        await xenops.finished(await xenops.VM.start("vm-1"), on_progress=told.append)
+        assert told[-1] == 1.0
+        assert any(0.0 < progress < 1.0 for progress in told)
+
+    with_stack(tmp_path, work)

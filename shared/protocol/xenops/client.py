@@ -73,16 +73,29 @@ class Xenops:
 
     async def finished(self, task: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Any:
         """The result of a task once it has ended, or its fault; its record is removed. `TimedOut` leaves it alone."""
-        waiting = _Waiting(self.queue, timeout_s, on_progress)
-        while True:
-            now = await self.Task.wait(task, timeout=waiting.poll_s())
-            if waiting.has_ended(now):
-                break
+        waiting = _Waiting(self.queue, timeout_s, on_progress, poll_s=_POLL_S)
+        progress = None if on_progress is None else await self._tell_progress(task, on_progress)
+        try:
+            while not waiting.has_ended(now := await self.Task.wait(task, timeout=waiting.poll_s())):
+                log.debug("%s goes on", task)
+        finally:
+            if progress is not None:
+                await progress.cancel()
         try:
             await self.Task.destroy(task)
         except DoesNotExist:
             log.debug("the record of %s had been removed already", task)
         return outcome(now)
+
+    async def _tell_progress(self, task: str, on_progress: OnProgress) -> Subscription:
+        """Progress comes by events, as it is made."""
+
+        def receive(message: Message) -> None:
+            event = _event(message)
+            if event is not None and isinstance(event.progress, float):
+                on_progress(event.progress)
+
+        return await self.bus.subscribe(_patterns(self.queue, (Kind.TASK,), task), receive)
 
     def events(self, kinds: Iterable[Kind] = (), *, on_gap: Callable[[], None] | None = None) -> "Events":
         """What changes from now on: `async with xenops.events() as events: async for event in events: …`."""
@@ -162,7 +175,9 @@ class BlockingXenops:
 
     def finished(self, task: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Any:
         """The result of a task once it has ended, or its fault; its record is removed. `TimedOut` leaves it alone."""
-        waiting = _Waiting(self.queue, timeout_s, on_progress)
+        waiting = _Waiting(
+            self.queue, timeout_s, on_progress, poll_s=_POLL_S if on_progress is None else _PROGRESS_POLL_S
+        )
         while True:
             now = self.Task.wait(task, timeout=waiting.poll_s())
             if waiting.has_ended(now):
@@ -215,13 +230,12 @@ def outcome(task: task_types.Task) -> Any:
 class _Waiting:
     """How long to poll for the end of a task, and what to tell on the way."""
 
-    def __init__(self, queue: str, timeout_s: float | None, on_progress: OnProgress | None) -> None:
-        self._queue, self._timeout_s, self._on_progress = queue, timeout_s, on_progress
+    def __init__(self, queue: str, timeout_s: float | None, on_progress: OnProgress | None, *, poll_s: float) -> None:
+        self._queue, self._timeout_s, self._on_progress, self._poll_s = queue, timeout_s, on_progress, poll_s
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
 
     def poll_s(self) -> float:
-        poll = _POLL_S if self._on_progress is None else _PROGRESS_POLL_S
-        return poll if self._until is None else max(0.0, min(poll, self._until - time.monotonic()))
+        return self._poll_s if self._until is None else max(0.0, min(self._poll_s, self._until - time.monotonic()))
 
     def has_ended(self, task: task_types.Task) -> bool:
         ended = not isinstance(task.state, task_types.Pending)
@@ -253,11 +267,11 @@ def _place(url: str | None, queue: str | None) -> tuple[str, str]:
     return url or where.amqp, queue or where.queue
 
 
-def _patterns(queue: str, kinds: Iterable[Kind]) -> list[str]:
+def _patterns(queue: str, kinds: Iterable[Kind], id: str = "*") -> list[str]:
     """The topics of the one xenopsd that serves `queue`, whose name is `xenops.<host>.<instance>`."""
     words = queue.split(".")
     host, instance = (words[1], words[2]) if len(words) == 3 else ("*", "*")
-    return [pattern(host, instance, kind) for kind in kinds] or [pattern(host, instance)]
+    return [pattern(host, instance, kind, id) for kind in kinds] or [pattern(host, instance)]
 
 
 def _event(message: Message) -> Event | None:
