@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said_with_its_path(content_type: str, params: Any, pat
         (b'{"method": "\xff"}', JSON, "body"),
         (b"[" * 100_000, JSON, "request"),
         (b"\x91" * 100_000, MSGPACK, "request"),
-        (b'{"method":"x","params":' + b"[" * 100_000, JSON, "request"),
+        (b'{"method":"x","params":' + b"[" * 100_000, JSON, "body"),
         (b"\x80", "application/x-msgpack", "content_type"),
     ],
 )
