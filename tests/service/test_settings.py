@@ -20,6 +20,7 @@ class Some(Settings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="what it is called")] = "n"
     quick: Annotated[bool, Meta(description="whether it hurries")] = False
     state_dir: Annotated[Path, Meta(description="where it keeps things")] = Path("/var")
+    sort: Annotated[str, Meta(description="which sort: a or b", pattern=r"^[ab]\Z")] = "a"
     friends: Annotated[list[str], Meta(description="whom it knows")] = []
     limit: Annotated[float | None, Meta(description="seconds")] = None
 
@@ -82,6 +83,7 @@ def test_values_take_the_type_of_their_key(tmp_path: Path) -> None:
         ("zzz = 1", "--help lists the keys"),
         ("port = many", "key port: Expected `int`, got `str`"),
         ("port = 70000", "key port: Expected `int` <= 65535"),
+        ("sort = c", "key sort: not accepted; which sort: a or b"),
         ("quick = perhaps", "neither true nor false"),
     ],
 )

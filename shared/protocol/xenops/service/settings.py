@@ -94,7 +94,9 @@ def _convert(text: str, wanted: Any, where: str) -> Any:
     try:
         return Path(text) if kind is Path else msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {error} (it is {text!r:.80})") from None
+        # A pattern is for programs; its description is for people.
+        why = f"not accepted; {_description(wanted)}" if "regex" in str(error) else str(error)
+        raise SettingsError(f"{where}: {why} (it is {text!r:.80})") from None
 
 
 def _plain(wanted: Any) -> Any:
