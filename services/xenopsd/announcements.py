@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from xenops.bus.port import Bus, Message
-from xenops.errors import DoesNotExist
+from xenops.errors import DoesNotExist, Fault
 from xenops.events import Change, Event, Kind, encode, topic
 from xenops.types.update import Update
 from xenops.types.update import Updates as Answer
@@ -31,6 +31,7 @@ class Announcements:
         self._host, self._instance = host, instance
         self._news = asyncio.Event()
         self._published = 0
+        self._told: str | None = None  # what the bus knows already
 
     def __call__(self, kind: Kind, id: str, change: Change = Change.CHANGED) -> None:
         """Something changed."""
@@ -53,22 +54,28 @@ class Announcements:
         return self.updates.get(untrusted_token)
 
     async def publish(self, bus: Bus, describe: Describe) -> None:
-        """Publish events until cancelled."""
-        told = self.updates.token()
+        """Publish events until cancelled: what changes from now on, or from where an earlier call was broken off."""
+        self._told = self._told or self.updates.token()
         while True:
-            while not self.updates.has_news(told):
+            while not self.updates.has_news(self._told):
                 await self._news.wait()
             await asyncio.sleep(GATHER_S)
-            answer = self.updates.get(told)
-            told = answer.token
+            answer = self.updates.get(self._told)
             for update in answer.updates:
-                await self._publish_one(bus, update, told, describe)
+                await self._publish_one(bus, update, answer.token, describe)
+            self._told = answer.token
 
     async def _publish_one(self, bus: Bus, update: Update, token: str, describe: Describe) -> None:
         try:
             facts = {} if update.change is Change.REMOVED else await describe(update.kind, update.id)
         except DoesNotExist:
             return  # it has gone since; its removal is announced next
+        except Fault as fault:  # who hears that it changed can ask for the rest
+            log.warning("what %s %s is now is not known: %s", update.kind.value, update.id, fault)
+            facts = {}
+        except Exception:
+            log.exception("what %s %s is now is not known", update.kind.value, update.id)
+            facts = {}
         self._published += 1
         event = Event(
             epoch=self.updates.epoch,

@@ -63,7 +63,7 @@ class Control:
         )
         self._journal, self._limits, self._run_program, self._observe = journal, limits, run_program, observe
         self._rebooting: set[str] = set()
-        self._by_message: dict[str, str] = {}
+        self._by_message: dict[str, str] = {}  # as long as the task is remembered; its outcome is for longer
 
     async def begin(self, operation: Operation) -> str:
         """Accept an operation; answers with its task's id once that is in the journal.
@@ -77,8 +77,7 @@ class Control:
         if operation.needs and self.workers.is_idle(machine.id):
             await self._verify(operation, machine)
         task = self.tasks.new(operation.name, vm=machine.id, dbg=envelope.debug_info)
-        if envelope.message_id:
-            self._by_message[envelope.message_id] = task.id
+        self._note_message(task, envelope.message_id)
         await self.workers.submit(self._job(operation, task, envelope.message_id, envelope.deadline))
         return task.id
 
@@ -91,6 +90,9 @@ class Control:
                 await work()
             except Exception as error:
                 done.set_exception(error)
+                raise
+            except asyncio.CancelledError:
+                done.cancel()
                 raise
             else:
                 done.set_result(None)
@@ -129,15 +131,14 @@ class Control:
 
     async def recover(self, entries: list[Entry]) -> None:
         """Give tasks of an earlier life their true end, begin again what had not begun, and check every machine."""
+        for machine in self.machines:  # queued first: nothing begins again on what an interrupted task left half done
+            self.check(machine.id)
         for entry in entries:
             await self._recover(entry)
-        for machine in self.machines:
-            self.check(machine.id)
 
     async def _recover(self, entry: Entry) -> None:
         task = self.tasks.restore(entry.record)
-        if entry.message_id:
-            self._by_message[entry.message_id] = task.id
+        self._note_message(task, entry.message_id)
         if task.ended:
             return
         if entry.begun:
@@ -156,6 +157,16 @@ class Control:
                 state = failed(fault)
         await self._journal.finish(task, state)
         task.finish(state)
+
+    def has_task(self, message_id: str) -> bool:
+        """Whether the request of that message id became a task that is remembered."""
+        return message_id in self._by_message
+
+    def _note_message(self, task: Task, message_id: str | None) -> None:
+        """A repetition of the request finds this task."""
+        if message_id:
+            task.message_id = message_id
+            self._by_message[message_id] = task.id
 
     def _job(self, operation: Operation, task: Task, message_id: str | None, deadline: int | None) -> Job:
         async def run(task: Task) -> None:
@@ -270,6 +281,8 @@ class Control:
 
     def task_removed(self, task: Task) -> None:
         """A task was forgotten."""
+        if task.message_id:
+            self._by_message.pop(task.message_id, None)
         self.announce(Kind.TASK, task.id, Change.REMOVED)
 
     def task_changed(self, task: Task) -> None:

@@ -39,10 +39,10 @@ class Devices:
 
     async def remove(self, kind: Kind, id: DeviceId) -> None:
         """Forget a device that is not plugged, when it is its machine's turn."""
-        self._find(kind, id)
+        self.find(kind, id)
 
         async def forget() -> None:
-            self._find(kind, id)
+            self.find(kind, id)
             if await self.is_plugged(kind, id):
                 raise DeviceIsConnected(kind.name, str(id))
             self._machines.remove_device(kind, id.vm, id.dev)
@@ -53,17 +53,17 @@ class Devices:
 
     async def plug(self, kind: Kind, id: DeviceId) -> str:
         """Queue the plugging; the task's id."""
-        self._find(kind, id)
+        self.find(kind, id)
         return await self._control.begin(Plug(vm=id.vm, kind=kind, dev=id.dev))
 
     async def unplug(self, kind: Kind, id: DeviceId, *, force: bool) -> str:
         """Queue the unplugging; the task's id."""
-        self._find(kind, id)
+        self.find(kind, id)
         return await self._control.begin(Unplug(vm=id.vm, kind=kind, dev=id.dev, force=force))
 
     async def stat(self, kind: Kind, id: DeviceId) -> tuple[Any, Any]:
         """The device's record and state. Raises `DoesNotExist`."""
-        machine, device = self._find(kind, id)
+        machine, device = self.find(kind, id)
         return device.record, await self._state(kind, machine, device)
 
     async def all_of(self, kind: Kind, vm: str) -> list[tuple[Any, Any]]:
@@ -75,7 +75,7 @@ class Devices:
 
     async def is_plugged(self, kind: Kind, id: DeviceId) -> bool:
         """Whether the guest has the device now."""
-        machine, device = self._find(kind, id)
+        machine, device = self.find(kind, id)
         state: AnyState = await self._state(kind, machine, device)
         return state.plugged
 
@@ -104,7 +104,8 @@ class Devices:
         mac = normalised(vif.mac, vm=vif.id.vm, position=vif.position, random_bytes=os.urandom(6))
         return msgspec.structs.replace(vif, mac=mac)
 
-    def _find(self, kind: Kind, id: DeviceId) -> tuple[Machine, Device[Any]]:
+    def find(self, kind: Kind, id: DeviceId) -> tuple[Machine, Device[Any]]:
+        """A device and its machine. Raises `DoesNotExist`."""
         machine = self._machines.find(id.vm)
         return machine, machine.device(kind, id.dev)
 

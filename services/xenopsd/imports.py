@@ -7,7 +7,7 @@ import msgspec
 
 from xenops.errors import BadRequest
 from xenops.types.metadata import Metadata
-from xenops.wire import bad_request
+from xenops.wire import bad_request, refuse_nul
 from xenopsd.original import from_original, is_original
 
 
@@ -15,6 +15,7 @@ def read_metadata(untrusted: dict[str, Any] | str) -> Metadata:
     """The metadata that a caller handed in. Raises `BadRequest` with the path of what is wrong."""
     try:
         facts = msgspec.json.decode(untrusted) if isinstance(untrusted, str) else untrusted
+        refuse_nul(facts, "params.metadata")
         if is_original(facts):
             return _checked(from_original(facts))
         return _checked(msgspec.convert(facts, Metadata))

@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ log = logging.getLogger(PROGRAM)
 
 FEATURES = ["json-rpc", "deadline", "idempotency", "events", "barriers", "checkpoint"]
 _HOUSEKEEPING_S = 60.0
+_AGAIN_S = 1.0
 # The event loop and the store's writer share one interpreter: hand it over sooner than the default of 5 ms.
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -76,13 +78,15 @@ class Daemon:
         self.info = describe(PROGRAM, settings, instance=instance, queue=queue, features=FEATURES)
         self.database = Database(settings.state_dir / "xenopsd.db")
         self.journal = Journal(self.database)
-        self.outcomes = Outcomes(self.database, keep_s=settings.outcome_expiry)
+        self.outcomes = Outcomes(
+            self.database, keep_s=settings.outcome_expiry, has_task=lambda id: self.control.has_task(id)
+        )
         self.announce = Announcements(Updates(secrets.token_hex(6)), host=settings.host, instance=instance)
         self.tasks = Tasks(started_ms=int(time.time() * 1000), changed=self._task_changed, removed=self._task_removed)
         self.workers = Workers(
             self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
         )
-        self.bus: Bus | None = None
+        self._bus: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
         self._seen: dict[str, PowerState] = {}
         self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
         self.control = Control(
@@ -97,6 +101,10 @@ class Daemon:
             observe=self.metrics.observe,
         )
 
+    def use(self, bus: Bus) -> None:
+        """This is the bus from now on."""
+        self._bus.set_result(bus)
+
     async def begin(self) -> None:
         """Open the world, make good what an earlier life left, and look at every machine."""
         await self.control.backend.start(self.control.happened)
@@ -105,6 +113,9 @@ class Daemon:
             for kind, devices in machine.devices.items():
                 for device in devices.values():
                     self.announce(kind, str(device.record.id), Change.ADDED)
+        machines = list(self.control.machines)
+        states = await self.control.states(machines)
+        self._seen = {machine.id: state.power_state for machine, state in zip(machines, states, strict=True)}
         await self.control.recover(list(self.journal.entries()))
         log.info("%d machines registered; state in %s", len(self.control.machines), self.settings.state_dir)
 
@@ -129,11 +140,12 @@ class Daemon:
     async def run_program(self, program: Program) -> Ended:
         """Have forkexecd run a program."""
         queue = f"forkexec.{self.settings.host}"
-        if self.bus is None:
-            raise NoSuchService(queue)
-        return await stub(FORKEXEC, self.bus, queue, timeout_s=program.timeout_s + 10.0, debug_info=work.get()).run(
-            program
-        )
+        try:
+            async with asyncio.timeout(program.timeout_s):
+                bus = await asyncio.shield(self._bus)  # work of an earlier life begins before there is a switch
+        except TimeoutError:
+            raise NoSuchService(queue) from None
+        return await stub(FORKEXEC, bus, queue, timeout_s=program.timeout_s + 10.0, debug_info=work.get()).run(program)
 
     async def describe_event(self, kind: Kind, id: str) -> dict[str, Any]:
         """What an event says; what was said of power states is what the metrics count."""
@@ -173,7 +185,8 @@ class Daemon:
         self.database.close()
 
     def _power_states(self) -> "Counter[PowerState]":
-        return Counter(state for id, state in self._seen.items() if id in self.control.machines)
+        self._seen = {id: state for id, state in self._seen.items() if id in self.control.machines}
+        return Counter(self._seen.values())
 
     def _task_changed(self, task: Task) -> None:
         self.control.task_changed(task)
@@ -229,13 +242,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         daemon = Daemon(settings, load_backend(settings))
         at_end.push_async_callback(daemon.end)
         await daemon.begin()
-        bus = daemon.bus = await connected(settings, PROGRAM, stop)
+        bus = await connected(settings, PROGRAM, stop)
         if bus is None:
             return 0
+        daemon.use(bus)
         at_end.push_async_callback(bus.close)
         background = [
-            asyncio.create_task(daemon.announce.publish(bus, daemon.describe_event), name="publish events"),
-            asyncio.create_task(daemon.housekeeping(), name="housekeeping"),
+            asyncio.create_task(kept_up("publishing", lambda: daemon.announce.publish(bus, daemon.describe_event))),
+            asyncio.create_task(kept_up("housekeeping", daemon.housekeeping)),
         ]
         at_end.push_async_callback(_cancel, background)
         serving = await bus.serve(daemon.info.queue, daemon.dispatcher(stop).answer, limit=settings.request_limit)
@@ -244,8 +258,19 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         _tell(daemon.info)
         await stop.wait()
         await serving.cancel()
+        await daemon.workers.stop(settings.stop_timeout)  # while their hooks and their events still have a bus
         await announce(bus, daemon.info, Change.REMOVED)
     return 0
+
+
+async def kept_up(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do what must go on as long as the daemon does: a failure is logged, and it begins again a moment later."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("%s failed, and begins again", what)
+        await asyncio.sleep(_AGAIN_S)
 
 
 async def _cancel(tasks: "list[asyncio.Task[None]]") -> None:

@@ -56,7 +56,7 @@ def _variant(value: Any, structs: list[type[msgspec.Struct]], arguments: tuple[A
             return _position(value)
         return _translate(value, structs[0]) if structs else value
     tag, *rest = value if isinstance(value, list) and value else [value]
-    if tag not in tagged:
+    if not isinstance(tag, str) or tag not in tagged:
         return {"type": tag}  # refused with the path by the conversion that follows
     struct = tagged[tag]
     body = (
@@ -92,16 +92,19 @@ def _qos(value: Any) -> Any:
     if not level:
         return {"ionice": kind}
     named = level[0]
-    return {
-        "ionice": kind,
-        "level": named[1] if isinstance(named, list) and len(named) == 2 else _LEVELS.get(named, named),
-    }
+    if isinstance(named, list) and len(named) == 2:
+        named = named[1]
+    return {"ionice": kind, "level": _LEVELS.get(named, named) if isinstance(named, str) else named}
 
 
 def _position(value: list[Any]) -> Any:
     """`["Ide", 2, 1]` or `["Ide", [2, 1]]` as `hdc1`."""
     flat = [value[0], *value[1]] if len(value) == 2 and isinstance(value[1], list) else value
-    if len(flat) != 3 or flat[0] not in _LETTERS or not all(isinstance(n, int) and 0 <= n < 1 << 20 for n in flat[1:]):
+    if (
+        len(flat) != 3
+        or str(flat[0]) not in _LETTERS
+        or not all(isinstance(n, int) and 0 <= n < 1 << 20 for n in flat[1:])
+    ):
         return value
     letters, disk = "", flat[1] + 1
     while disk:

@@ -15,6 +15,7 @@ from xenops.types.update import Updates as Answer
 
 Key = tuple[Kind, str]
 _REMOVED_KEPT = 10_000
+_BARRIERS_KEPT = 1_000  # who never removes his loses the oldest: a reader from before it is told to resync
 _OF_A_VM = (Kind.VM, Kind.VBD, Kind.VIF, Kind.PCI, Kind.VUSB, Kind.VGPU)
 
 
@@ -92,6 +93,9 @@ class Updates:
         )
         self._barriers.pop(id, None)
         self._barriers[id] = _Barrier(self.seq, sorted(ours, key=lambda entry: entry[0]))
+        while len(self._barriers) > _BARRIERS_KEPT:
+            _, oldest = self._barriers.popitem(last=False)
+            self._forgotten_to = max(self._forgotten_to, oldest.seq)
 
     def remove_barrier(self, id: int) -> None:
         """Take a mark away. Idempotent."""

@@ -25,7 +25,7 @@ async def running(path: Path, **settings: Any) -> AsyncIterator[tuple[Daemon, Xe
     ours, theirs = MemoryBus(switch), MemoryBus(switch)
     await ours.connect()
     await theirs.connect()
-    daemon.bus = ours
+    daemon.use(ours)
     await daemon.begin()
     publishing = asyncio.create_task(daemon.announce.publish(ours, daemon.describe_event))
     serving = await ours.serve(daemon.info.queue, daemon.dispatcher(asyncio.Event()).answer)

@@ -46,6 +46,17 @@ def test_a_barrier_holds_the_earlier_changes_of_its_vm() -> None:
     assert updates.get(token).barriers == []
 
 
+def test_barriers_that_nobody_removes_do_not_pile_up() -> None:
+    updates = Updates("e")
+    updates.add(Kind.VM, "a")
+    before = updates.token()
+    for n in range(1001):
+        updates.inject_barrier("a", n)
+    answer = updates.get(before)
+    assert answer.resync, "the oldest barrier is not known any more"
+    assert [answer.barriers[0].id, answer.barriers[-1].id, len(answer.barriers)] == [1, 1000, 1000]
+
+
 @given(st.text())
 def test_foreign_tokens_mean_resync(token: str) -> None:
     updates = Updates("e")

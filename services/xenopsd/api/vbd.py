@@ -44,7 +44,9 @@ class VbdApi(VBD):
         return [VbdStat(vbd=record, state=state) for record, state in await self._devices.all_of(Kind.VBD, vm)]
 
     async def eject(self, id: DeviceId) -> str:
+        self._devices.find(Kind.VBD, id)
         return await self._control.begin(Eject(vm=id.vm, dev=id.dev))
 
     async def insert(self, id: DeviceId, disk: Disk) -> str:
+        self._devices.find(Kind.VBD, id)
         return await self._control.begin(Insert(vm=id.vm, dev=id.dev, disk=disk))

@@ -11,6 +11,7 @@ from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, 
 from xenopsd.control import Control
 from xenopsd.devices import Devices
 from xenopsd.operations import settings
+from xenopsd.operations.operation import Operation
 
 
 class VifApi(VIF):
@@ -18,6 +19,10 @@ class VifApi(VIF):
 
     def __init__(self, control: Control, devices: Devices) -> None:
         self._control, self._devices = control, devices
+
+    async def _queue(self, id: DeviceId, operation: Operation) -> str:
+        self._devices.find(Kind.VIF, id)
+        return await self._control.begin(operation)
 
     async def add(self, vif: Vif) -> DeviceId:
         return await self._devices.add(Kind.VIF, self._devices.with_mac(vif))
@@ -39,26 +44,22 @@ class VifApi(VIF):
         return [VifStat(vif=record, state=state) for record, state in await self._devices.all_of(Kind.VIF, vm)]
 
     async def move(self, id: DeviceId, network: Network) -> str:
-        return await self._control.begin(settings.Move(vm=id.vm, dev=id.dev, network=network))
+        return await self._queue(id, settings.Move(vm=id.vm, dev=id.dev, network=network))
 
     async def set_carrier(self, id: DeviceId, carrier: bool) -> str:
-        return await self._control.begin(settings.SetCarrier(vm=id.vm, dev=id.dev, carrier=carrier))
+        return await self._queue(id, settings.SetCarrier(vm=id.vm, dev=id.dev, carrier=carrier))
 
     async def set_locking_mode(self, id: DeviceId, mode: LockingMode) -> str:
-        return await self._control.begin(settings.SetLockingMode(vm=id.vm, dev=id.dev, mode=mode))
+        return await self._queue(id, settings.SetLockingMode(vm=id.vm, dev=id.dev, mode=mode))
 
     async def set_ipv4_configuration(self, id: DeviceId, configuration: Ipv4Configuration) -> str:
-        return await self._control.begin(
-            settings.SetIpv4Configuration(vm=id.vm, dev=id.dev, configuration=configuration)
-        )
+        return await self._queue(id, settings.SetIpv4Configuration(vm=id.vm, dev=id.dev, configuration=configuration))
 
     async def set_ipv6_configuration(self, id: DeviceId, configuration: Ipv6Configuration) -> str:
-        return await self._control.begin(
-            settings.SetIpv6Configuration(vm=id.vm, dev=id.dev, configuration=configuration)
-        )
+        return await self._queue(id, settings.SetIpv6Configuration(vm=id.vm, dev=id.dev, configuration=configuration))
 
     async def set_pvs_proxy(self, id: DeviceId, proxy: PvsProxy | None = None) -> str:
-        return await self._control.begin(settings.SetPvsProxy(vm=id.vm, dev=id.dev, proxy=proxy))
+        return await self._queue(id, settings.SetPvsProxy(vm=id.vm, dev=id.dev, proxy=proxy))
 
     async def set_trunks(self, id: DeviceId, trunks: builtins.list[int]) -> str:
-        return await self._control.begin(settings.SetTrunks(vm=id.vm, dev=id.dev, trunks=trunks))
+        return await self._queue(id, settings.SetTrunks(vm=id.vm, dev=id.dev, trunks=trunks))

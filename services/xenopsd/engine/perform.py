@@ -38,8 +38,20 @@ async def perform(plan: Plan, cx: Context) -> None:
     try:
         await _walk(plan, cx, done)
     except BaseException:
-        await asyncio.shield(_unwind(done, cx))
+        await _to_its_end(asyncio.ensure_future(_unwind(done, cx)))
         raise
+
+
+async def _to_its_end(unwinding: "asyncio.Future[None]") -> None:
+    """Wait for the way back even when we are cancelled meanwhile: nobody may close the world under it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not unwinding.done():
+        try:
+            await asyncio.shield(unwinding)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _walk(plan: Plan, cx: Context, done: list[Atom]) -> None:
@@ -115,3 +127,5 @@ async def _unwind(done: list[Atom], cx: Context) -> None:
                 await undo(cx)
         except (Fault, TimeoutError) as error:
             log.warning("%s could not be undone: %s", atom.label, error or "out of time")
+        except Exception:  # a mistake of ours must not keep the steps before it from being undone
+            log.exception("%s could not be undone", atom.label)

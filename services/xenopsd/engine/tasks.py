@@ -39,6 +39,7 @@ class Task:
         self.cancellable = True
         self.destroy_on_finish = False
         self.private = False
+        self.message_id: str | None = None  # of the request that asked for it
         self.result: Any = None
         self.ended_at = 0.0
         self.step = ""  # the one that was begun last
@@ -190,10 +191,11 @@ class Tasks:
         return task
 
     def find(self, id: str) -> Task:
-        """The task of that id; raises `DoesNotExist`."""
-        if id not in self._tasks:
+        """The task of that id; raises `DoesNotExist`, also for a private one."""
+        task = self._tasks.get(id)
+        if task is None or task.private:
             raise DoesNotExist("task", id)
-        return self._tasks[id]
+        return task
 
     def forget(self, id: str) -> None:
         """Forget a task; one that runs goes on, and is forgotten at its end."""

@@ -22,10 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Journal(Protocol):
-    """Where accepted work is written down; each call returns once that is durable."""
+    """Where accepted work is written down; each call returns once that is durable, however long it takes."""
 
     async def accept(self, task: Task, payload: bytes, message_id: str | None, *, begun: bool) -> None:
-        """This work was accepted; `payload` is enough to begin it again, `begun` that it is under way already."""
+        """This work was accepted; `payload` is enough to begin it again, `begun` that it is under way already.
+
+        Raises a fault when that cannot be written down, and then it never will be: the work is refused.
+        """
 
     async def begin(self, task: Task) -> None:
         """It is under way: after a restart it must not be begun again."""
@@ -60,17 +63,20 @@ class Workers:
         self._tasks, self._journal = tasks, journal
         self._queues: Queues[Job] = Queues()
         self._running: dict[asyncio.Task[None], Job] = {}
+        self._cancelled: set[asyncio.Task[None]] = set()  # the ends of what was cancelled while it waited
         self._stopping = False
 
     async def submit(self, job: Job) -> Task:
-        """Accept a job; returns once it is in the journal. Raises `Busy` when its tag has too many waiting."""
+        """Accept a job; returns once it is in the journal.
+
+        Raises `Busy` when its tag has too many waiting, and the journal's fault when that cannot be written.
+        """
         if len(self._queues.waiting(job.tag)) >= self.queue_limit or self._stopping:
             self._tasks.drop(job.task)
             raise Busy("xenopsd" if self._stopping else f"the queue of {job.tag}", 1000)
         job.begun = self._queues.is_idle(job.tag) and len(self._running) < self.size
         if job.payload is not None:
-            accepting = self._journal.accept(job.task, job.payload, job.message_id, begun=job.begun)
-            job.accepted = asyncio.ensure_future(accepting)
+            job.accepted = asyncio.ensure_future(self._accept(job, job.payload))
         self._queues.push(job.tag, job)
         self._pump()
         if job.accepted is not None:
@@ -106,16 +112,20 @@ class Workers:
             log.info("task %s cannot be cancelled any more", task.id)
             return
         for job in self._queues.remove(lambda job: job.task is task):
-            await self._end(job, failed(Cancelled(task.id)))
+            ending = asyncio.create_task(self._end(job, failed(Cancelled(task.id))), name=f"cancel {task.id}")
+            self._cancelled.add(ending)
+            ending.add_done_callback(self._cancelled.discard)
+            await asyncio.shield(ending)  # who asked may leave; it is in no queue any more, and must have its end
 
     async def stop(self, timeout_s: float) -> None:
         """Begin nothing new; wait for what runs, then cut it off: the journal knows that it was under way."""
         self._stopping = True
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout_s)
-        for running in tuple(self._running):
+        ours = {*self._running, *self._cancelled}
+        if ours:
+            await asyncio.wait(ours, timeout=timeout_s)
+        for running in ours:
             running.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*ours, return_exceptions=True)
 
     def depth(self) -> tuple[int, float]:
         """How many jobs wait, and for how many seconds the oldest has."""
@@ -144,14 +154,27 @@ class Workers:
         job = self._running.pop(running)
         self._queues.finish(job.tag)
         if not running.cancelled() and (error := running.exception()) is not None:
-            log.critical("the worker of task %s failed: its end is not in the journal", job.task.id, exc_info=error)
+            reference = secrets.token_hex(4)
+            log.critical("the end of task %s is not in the journal, %s", job.task.id, reference, exc_info=error)
+            job.task.finish(failed(InternalError(reference, type(error).__name__)))  # nobody waits for ever
         self._pump()
+
+    async def _accept(self, job: Job, payload: bytes) -> None:
+        try:
+            await self._journal.accept(job.task, payload, job.message_id, begun=job.begun)
+        except Exception as error:
+            log.error("%s is refused, the journal cannot be written: %s", job.task.operation, error)
+            self._queues.remove(lambda other: other is job)
+            self._tasks.drop(job.task)
+            raise
 
     async def _run(self, job: Job) -> None:
         task = job.task
         work.set(f"{task.id} {task.dbg}".rstrip())
         if job.accepted is not None:
-            await asyncio.shield(job.accepted)
+            await asyncio.wait((job.accepted,))
+            if job.accepted.exception() is not None:
+                return  # refused: who asked has been told, and the task is gone
             if not job.begun:
                 await self._journal.begin(task)
         began = time.perf_counter()
@@ -171,6 +194,8 @@ class Workers:
         if job.payload is not None:
             await self._journal.finish(job.task, state)
         job.task.finish(state)
-        if job.task.destroy_on_finish or job.payload is None:
-            self._tasks.forget(job.task.id)
+        if job.payload is None:
+            self._tasks.drop(job.task)
+        elif job.task.destroy_on_finish:
+            self._tasks.drop(job.task)
             self._journal.forget(job.task)

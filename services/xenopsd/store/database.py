@@ -3,6 +3,9 @@
 
 `write` only queues; `commit` returns once all that was queued before it survives a loss of power. Reading happens
 once, at start: the rooms beside this one keep what they need in memory. A newer file than we know is not touched.
+
+What cannot be written (a full disk) is owed: it is tried again until it can be, in order, so that memory and file never
+part for good. Only `write_or_refuse` gives up at once, and then its statement is as if it had never been asked for.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xenops.errors import IoError
 
@@ -29,7 +32,20 @@ PRAGMA user_version = 1;
 VERSION = 1
 _LINGER_S = 0.02  # how long a write that nobody waits for may wait for company
 
-Write = tuple[str, tuple[Any, ...]]
+_RETRY_S = 1.0  # how long what is owed waits for its next trial
+# The statement itself is at fault: it would fail on any disk, and is left out rather than tried for ever.
+_REFUSED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
+
+
+class _Write(NamedTuple):
+    statement: str
+    parameters: tuple[Any, ...]
+    done: "asyncio.Future[None] | None" = None  # there: now or never; not there: owed until it is written
+
+
+class _Waiter(NamedTuple):
+    done: "asyncio.Future[None]"
+    patient: bool  # waits until it is written, rather than being told that it could not be
 
 
 class Database:
@@ -37,8 +53,9 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writes: list[Write] = []
-        self._waiters: list[asyncio.Future[None]] = []
+        self._writes: list[_Write] = []
+        self._waiters: list[_Waiter] = []
+        self._failure: IoError | None = None  # of the last trial, as the event loop knows it: something is owed
         self._lock = threading.Condition()
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -55,19 +72,41 @@ class Database:
     def write(self, statement: str, *parameters: Any) -> None:
         """Queue a statement; it is durable after the next `commit`, or a moment later by itself."""
         with self._lock:
-            self._writes.append((statement, parameters))
+            self._writes.append(_Write(statement, parameters))
         if self._timer is None:
             self._timer = self._loop.call_later(_LINGER_S, self._flush)
 
-    async def commit(self) -> None:
-        """Return once all that was queued is durable; raises `IoError` when it cannot be."""
-        if self._closing:
-            raise IoError(str(self.path), "the store is closed")
+    def check(self) -> None:
+        """Raises `IoError` while something is owed: for those who had better not begin to change anything."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def write_or_refuse(self, statement: str, *parameters: Any) -> None:
+        """Return once this is durable, after all that was queued before; or raise `IoError`, and it never will be."""
         done: asyncio.Future[None] = self._loop.create_future()
         with self._lock:
-            self._waiters.append(done)
+            self._writes.append(_Write(statement, parameters, done))
+        await self._wait(done)
+
+    async def commit(self) -> None:
+        """Return once all that was queued is durable; raises `IoError` while it cannot be: then it is owed."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        with self._lock:
+            self._waiters.append(_Waiter(done, patient=False))
+        await self._wait(done)
+
+    async def persist(self) -> None:
+        """Return once all that was queued is durable, however long the disk stays full."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        with self._lock:
+            self._waiters.append(_Waiter(done, patient=True))
+        await self._wait(done)
+
+    async def _wait(self, done: "asyncio.Future[None]") -> None:
+        if self._closing:
+            raise IoError(str(self.path), "the store is closed")
         self._flush()
-        await asyncio.shield(done)
+        await done
 
     def close(self) -> None:
         """Write what is queued and close the file. Idempotent."""
@@ -114,39 +153,84 @@ class Database:
             self._lock.notify()
 
     def _write_in_groups(self) -> None:
+        failure: IoError | None = None
         while True:
             with self._lock:
-                while not self._urgent:
-                    self._lock.wait()
+                while not self._urgent and self._lock.wait(_RETRY_S if failure else None):
+                    continue  # told of something: look whether it is urgent; not told in time: try what is owed
                 self._urgent = False
                 writes, self._writes = self._writes, []
                 waiters, self._waiters = self._waiters, []
                 closing = self._closing
-            error = self._transaction(writes) if writes else None
-            if waiters:
-                self._loop.call_soon_threadsafe(_settle, waiters, error)
+            try:
+                refused, failure = self._transaction(writes), None
+            except sqlite3.Error as error:
+                if failure is None:  # once, not at every trial
+                    log.error("the store cannot be written, and is tried again until it can: %s", error)
+                refused, failure = {}, IoError(str(self.path), str(error))
+            self._report(writes, waiters, refused, failure, closing=closing)
             if closing:
                 return
 
-    def _transaction(self, writes: list[Write]) -> Exception | None:
+    def _transaction(self, writes: list[_Write]) -> dict[int, IoError]:
+        """Write a group; answers which of it is itself at fault. Raises when nothing could be written."""
+        refused: dict[int, IoError] = {}
+        if not writes:
+            return refused
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for statement, parameters in writes:
-                self._connection.execute(statement, parameters)
+            for place, write in enumerate(writes):
+                try:
+                    self._connection.execute(write.statement, write.parameters)
+                except Exception as error:
+                    if not _is_at_fault(error):
+                        raise
+                    log.critical("the store refuses %s", write.statement, exc_info=error)
+                    refused[place] = IoError(str(self.path), str(error))
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            log.error("the store could not be written: %s", error)
+        finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            return IoError(str(self.path), str(error))
-        return None
+        return refused
+
+    def _report(
+        self,
+        writes: list[_Write],
+        waiters: list[_Waiter],
+        refused: dict[int, IoError],
+        failure: IoError | None,
+        *,
+        closing: bool,
+    ) -> None:
+        """Settle who waits, and keep what is owed."""
+        settled = [(write.done, failure or refused.get(n)) for n, write in enumerate(writes) if write.done is not None]
+        wrong = failure or next(iter(refused.values()), None)
+        with self._lock:
+            if failure is not None and not closing:
+                self._writes[:0] = [write for write in writes if write.done is None]
+                self._waiters[:0] = [waiter for waiter in waiters if waiter.patient]
+                waiters = [waiter for waiter in waiters if not waiter.patient]
+            settled += [(waiter.done, wrong) for waiter in waiters]
+        if failure is not None and closing and writes:
+            log.critical("the store is closed with %d changes that could not be written and are lost", len(writes))
+        if settled or failure is not self._failure:
+            self._loop.call_soon_threadsafe(self._settle, settled, failure)
+
+    def _settle(self, settled: list[tuple["asyncio.Future[None]", IoError | None]], failure: IoError | None) -> None:
+        if self._failure is not None and failure is None:
+            log.warning("the store can be written again, and nothing is owed")
+        self._failure = failure
+        for done, error in settled:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
 
 
-def _settle(waiters: list["asyncio.Future[None]"], error: Exception | None) -> None:
-    for waiter in waiters:
-        if waiter.done():
-            continue
-        if error is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(error)
+def _is_at_fault(error: Exception) -> bool:
+    """Whether a statement would fail on any disk."""
+    if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return True
+    return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF) in _REFUSED

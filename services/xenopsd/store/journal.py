@@ -7,11 +7,12 @@ begun but not ended at start-up was interrupted.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from xenops.errors import IoError
 from xenops.types import task as wire
 from xenops.types.task import TaskState
 from xenopsd.store.database import Database
@@ -46,8 +47,9 @@ class Journal:
         self._database = database
 
     def entries(self) -> Iterator[Entry]:
-        """What earlier lives left behind, oldest first; for start-up."""
-        for id, message_id, begun, payload, record in self._database.rows("SELECT * FROM tasks"):
+        """What earlier lives left behind, in the order in which it was accepted; for start-up."""
+        rows = sorted(self._database.rows("SELECT * FROM tasks"), key=lambda row: _place(row[0]))
+        for id, message_id, begun, payload, record in rows:
             try:
                 yield Entry(msgspec.msgpack.decode(record, type=wire.Task), payload, bool(begun), message_id)
             except msgspec.DecodeError as error:
@@ -56,15 +58,14 @@ class Journal:
     async def accept(self, task: Recorded, payload: bytes, message_id: str | None, *, begun: bool) -> None:
         """See `engine.workers.Journal`."""
         record = msgspec.msgpack.encode(task.record())
-        self._database.write(
+        await self._database.write_or_refuse(
             "INSERT INTO tasks VALUES (?, ?, ?, ?, ?)", task.id, message_id, int(begun), payload, record
         )
-        await self._database.commit()
 
     async def begin(self, task: Recorded) -> None:
         """See `engine.workers.Journal`."""
         self._database.write("UPDATE tasks SET begun = 1 WHERE id = ?", task.id)
-        await self._database.commit()
+        await self._database.persist()
 
     async def finish(self, task: Recorded, state: TaskState) -> None:
         """See `engine.workers.Journal`."""
@@ -72,7 +73,7 @@ class Journal:
         self._database.write(
             "UPDATE tasks SET begun = 1, record = ? WHERE id = ?", msgspec.msgpack.encode(record), task.id
         )
-        await self._database.commit()
+        await self._database.persist()
 
     def step(self, task: Recorded) -> None:
         """Note which step a task has reached; written with the next commit."""
@@ -84,10 +85,15 @@ class Journal:
 
 
 class Outcomes:
-    """The replies to requests that change something, by message id, for as long as `keep_s`."""
+    """The replies to requests that change something, by message id, for as long as `keep_s`.
 
-    def __init__(self, database: Database, *, keep_s: float) -> None:
-        self._database, self._keep_s = database, keep_s
+    `has_task` says whether a message id stands in the journal beside its task: then its outcome is durable already.
+    """
+
+    def __init__(
+        self, database: Database, *, keep_s: float, has_task: Callable[[str], bool] = lambda message_id: False
+    ) -> None:
+        self._database, self._keep_s, self._has_task = database, keep_s, has_task
         self._replies: dict[str, tuple[int, bytes]] = {}  # oldest first
         for message_id, at, reply in database.rows("SELECT message_id, at, reply FROM outcomes ORDER BY at"):
             self._replies[message_id] = (at, reply)
@@ -98,13 +104,17 @@ class Outcomes:
         return None if known is None else known[1]
 
     async def remember(self, message_id: str, reply: bytes) -> None:
-        """See `xenops.rpc.Outcomes`; durable with the next commit, which is at most a moment away.
-
-        Not waited for: what the request did is durable already, and a task is found by its message id in the journal.
-        """
+        """See `xenops.rpc.Outcomes`; a store that cannot be written owes it, and keeps nobody waiting."""
         now = int(time.time())
+        self._replies.pop(message_id, None)  # it goes to the end: the newest
         self._replies[message_id] = (now, reply)
         self._database.write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", message_id, now, reply)
+        if self._has_task(message_id):
+            return
+        try:
+            await self._database.commit()
+        except IoError as fault:
+            log.warning("the outcome of request %s is not durable yet: %s", message_id, fault)
 
     def expire(self) -> None:
         """Forget what is older than `keep_s`."""
@@ -114,3 +124,12 @@ class Outcomes:
                 break
             del self._replies[message_id]
         self._database.write("DELETE FROM outcomes WHERE at < ?", limit)
+
+
+def _place(id: str) -> tuple[int, int, str]:
+    """Where a task's id stands among others: by the daemon's life, then by number, not by its text."""
+    life, _, number = id.partition("-")
+    try:
+        return int(life, 16), int(number), id
+    except ValueError:
+        return 0, 0, id

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All registered machines: kept in memory, written through to the database.
 
-A change is visible at once and durable after `commit`; who tells the outside of it commits first.
+A change is visible at once and durable after `commit`; who tells the outside of it commits first. While the store
+cannot be written, records do not change (`IoError`); only what is so in the world, such as a plugged device, is noted.
 """
 
 import logging
@@ -59,6 +60,7 @@ class Machines:
 
     def put(self, vm: Vm) -> bool:
         """Remember a machine; true when it was known already."""
+        self._database.check()
         known = self._machines.get(vm.id)
         if known is None:
             self._seq += 1
@@ -74,6 +76,7 @@ class Machines:
         devices = self.find(record.id.vm).devices.setdefault(kind, {})
         known = devices.get(record.id.dev)
         if known is None:
+            self._database.check()
             devices[record.id.dev] = Device(record)
         else:
             known.record = record
@@ -91,11 +94,13 @@ class Machines:
         """Forget a device; raises `DoesNotExist`."""
         machine = self.find(vm)
         machine.device(kind, dev)
+        self._database.check()
         del machine.devices[kind][dev]
         self._database.write("DELETE FROM devices WHERE vm = ? AND kind = ? AND dev = ?", vm, kind.value, dev)
 
     def remove(self, id: str) -> None:
         """Forget a machine and its devices; raises `DoesNotExist`."""
+        self._database.check()
         self.find(id)
         del self._machines[id]
         self._database.write("DELETE FROM machines WHERE id = ?", id)

@@ -6,6 +6,7 @@ in the log beside the traceback.
 """
 
 import asyncio
+import hashlib
 import inspect
 import itertools
 import logging
@@ -29,6 +30,7 @@ from xenops.service.log import work
 log = logging.getLogger(__name__)
 I = TypeVar("I", bound=Interface)  # noqa: E741
 REPLY_TIMEOUT_S = 30.0
+_DIGEST_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,16 @@ calling: ContextVar[Calling] = ContextVar("calling", default=_NOBODY)
 
 
 class Outcomes(Protocol):
-    """Remembers what became of requests, so that a repeated message id gets the first outcome."""
+    """Remembers what became of requests, so that a repeated message id gets the first outcome.
+
+    What is kept is for the dispatcher to read: what was asked, as a digest, and the reply.
+    """
 
     def recall(self, message_id: str) -> bytes | None:
-        """The reply to the first request of that id, if it is still remembered."""
+        """What was kept for the first request of that id, if it is still remembered."""
 
     async def remember(self, message_id: str, reply: bytes) -> None:
-        """Keep a reply; returns once it is durable."""
+        """Keep an outcome; returns once it is durable."""
 
 
 class Dispatcher:
@@ -75,7 +80,7 @@ class Dispatcher:
                 self._methods[wire_name] = (method, bound)
         self._outcomes = outcomes
         self._observe = observe
-        self._under_way: dict[str, asyncio.Future[bytes]] = {}
+        self._under_way: dict[str, tuple[bytes, asyncio.Future[bytes]]] = {}
 
     async def answer(self, delivery: Delivery) -> Message | None:
         """The reply to one request, in the encoding it came in; none to a JSON-RPC notification."""
@@ -119,28 +124,33 @@ class Dispatcher:
         message_id = delivery.message.message_id
         if method.reads or not message_id:
             return await self._perform(method, bound, raw, delivery)
+        asked = _digest(method, raw)
         if message_id in self._under_way:
-            return await asyncio.shield(self._under_way[message_id])
+            before, answer = self._under_way[message_id]
+            _same(before, asked)
+            return await asyncio.shield(answer)
         if self._outcomes is not None and (known := self._outcomes.recall(message_id)) is not None:
-            return known
-        self._under_way[message_id] = first = asyncio.get_running_loop().create_future()
+            _same(known[:_DIGEST_SIZE], asked)
+            return known[_DIGEST_SIZE:]
+        first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._under_way[message_id] = asked, first
         try:
             body = await self._perform(method, bound, raw, delivery)
-            await self._remember(message_id, body)
+            await self._remember(message_id, asked + body)
             first.set_result(body)
             return body
         except BaseException as error:
-            if isinstance(error, Fault) and not isinstance(error, RequestFault):  # a request at fault did nothing
-                await self._remember(message_id, wire.encode_fault(error))
             first.set_exception(error if isinstance(error, Exception) else InternalError("-", "the service stopped"))
             first.exception()  # seen: nobody else may be waiting
+            if isinstance(error, Fault) and not isinstance(error, RequestFault):  # a request at fault did nothing
+                await self._remember(message_id, asked + wire.encode_fault(error))
             raise
         finally:
             del self._under_way[message_id]
 
-    async def _remember(self, message_id: str, body: bytes) -> None:
+    async def _remember(self, message_id: str, outcome: bytes) -> None:
         if self._outcomes is not None:
-            await self._outcomes.remember(message_id, body)
+            await self._outcomes.remember(message_id, outcome)
 
     async def _perform(
         self,
@@ -163,9 +173,20 @@ class Dispatcher:
         return wire.encode_result(result)
 
 
+def _digest(method: Method, raw: msgspec.Raw) -> bytes:
+    """What tells one request from another that has the same message id."""
+    return hashlib.blake2b(method.wire.encode() + b"\0" + bytes(raw), digest_size=_DIGEST_SIZE).digest()
+
+
+def _same(before: bytes, asked: bytes) -> None:
+    """An id that is used again for something else: its outcome would be taken for that of the other request."""
+    if before != asked:
+        raise BadRequest("message_id", "was used for another request; give each request an id of its own")
+
+
 def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
     """What the untrusted headers say, and whether the caller was written for a newer interface than ours."""
-    headers = message.headers
+    headers = {key: value for key, value in message.headers.items() if value is not None}  # null is absent
     deadline, debug_info = headers.get("deadline"), headers.get("debug_info", "")
     traceparent, version = headers.get("traceparent"), headers.get("version", wire.VERSION)
     if UNREADABLE in headers:
@@ -181,10 +202,11 @@ def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
 
 
 def _newer(version: str) -> bool:
-    try:
-        return tuple(map(int, version.split("."))) > tuple(map(int, wire.VERSION.split(".")))
-    except ValueError:
-        raise BadRequest("headers.version", f"expected a version such as {wire.VERSION}") from None
+    parts = version.split(".")
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise BadRequest("headers.version", f"expected a version such as {wire.VERSION}")
+    ours = tuple(map(int, wire.VERSION.split(".")))
+    return tuple(map(int, parts[: len(ours)])) > ours  # 1.0.1 has nothing that 1.0 had not
 
 
 def _internal(name: str, error: BaseException) -> InternalError:

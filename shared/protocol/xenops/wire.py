@@ -52,6 +52,8 @@ _packer = msgspec.msgpack.Encoder()
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$")
 
+_NUL = (b"\0", rb"\u0000")
+_LONGEST = 300  # characters of a fault's text
 _BODY = "body"  # the path of a `BadRequest` whose bytes are not MessagePack or JSON at all
 _NOT_JSON, _NO_REQUEST = -32700, -32600
 
@@ -78,7 +80,21 @@ def bad_request(error: msgspec.ValidationError | msgspec.DecodeError, *, root: s
     if named:
         path = f"{path}.{named['field']}"
         what = "no such field" if "unknown" in what else "is missing"
-    return BadRequest(path, what)
+    return BadRequest(path[:_LONGEST], what[:_LONGEST])  # either may quote the caller at any length
+
+
+def refuse_nul(untrusted: Any, path: str) -> None:
+    """Raise `BadRequest` for a text with a NUL in it: paths, arguments and xenstore's keys would end there."""
+    if isinstance(untrusted, str):
+        if "\0" in untrusted:
+            raise BadRequest(path, "holds a NUL, which no text may")
+    elif isinstance(untrusted, dict):
+        for key, item in untrusted.items():
+            refuse_nul(key, path)
+            refuse_nul(item, f"{path}.{key}"[:_LONGEST])
+    elif isinstance(untrusted, list):
+        for place, item in enumerate(untrusted):
+            refuse_nul(item, f"{path}[{place}]")
 
 
 def decode_call(untrusted: bytes, content_type: str) -> tuple[str, msgspec.Raw, Any]:
@@ -103,9 +119,9 @@ def decode_params(raw: msgspec.Raw, params: type[T], content_type: str, *, forgi
     """The typed params; `forgiving` drops unknown fields, for a caller that speaks a newer version than we do."""
     codec = msgspec.json if content_type == JSON else msgspec.msgpack
     try:
-        if forgiving:
-            return lenient(codec.decode(raw), params)
-        decoded: T = codec.decode(raw, type=params)
+        decoded: T = lenient(codec.decode(raw), params) if forgiving else codec.decode(raw, type=params)
+        if _NUL[content_type == JSON] in bytes(raw):  # in MessagePack it may as well be a number's
+            refuse_nul(codec.decode(raw), "params")
         return decoded
     except msgspec.DecodeError as error:
         raise bad_request(error, root="params") from None

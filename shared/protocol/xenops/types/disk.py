@@ -11,14 +11,14 @@ from xenops.types.record import Record
 class Local(Record, frozen=True, kw_only=True, tag="Local", tag_field="type"):
     """A block device or a file in the control domain."""
 
-    path: Annotated[str, Meta(min_length=1)]
+    path: Annotated[str, Meta(min_length=1, max_length=4095)]
     format: str = "raw"
 
 
 class Vdi(Record, frozen=True, kw_only=True, tag="VDI", tag_field="type"):
     """A virtual disk image of a storage service, written `SR/VDI`."""
 
-    name: Annotated[str, Meta(min_length=1)]
+    name: Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 Disk = Local | Vdi

@@ -9,13 +9,15 @@ from xenops.types.ids import DeviceId
 from xenops.types.pci_address import PciAddress
 from xenops.types.record import UNSET, Maybe, Record
 
+_Size = Annotated[int, Meta(ge=0, le=1 << 52)]
+
 
 class GvtG(Record, frozen=True, kw_only=True, tag="GVT_g", tag_field="type"):
     """Intel mediated passthrough."""
 
-    low_gm_sz: int
-    high_gm_sz: int
-    fence_sz: int
+    low_gm_sz: _Size
+    high_gm_sz: _Size
+    fence_sz: _Size
     monitor_config_file: Maybe[str] = UNSET
 
 
@@ -33,8 +35,8 @@ class Nvidia(Record, frozen=True, kw_only=True, tag="Nvidia", tag_field="type"):
 class MxGpu(Record, frozen=True, kw_only=True, tag="MxGPU", tag_field="type"):
     """AMD MxGPU: a virtual function of the card."""
 
-    vgpus_per_pgpu: int
-    framebufferbytes: int
+    vgpus_per_pgpu: Annotated[int, Meta(ge=0, le=65535)]
+    framebufferbytes: _Size
 
 
 class Empty(Record, frozen=True, kw_only=True, tag="Empty", tag_field="type"):

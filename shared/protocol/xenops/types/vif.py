@@ -13,8 +13,8 @@ from xenops.types.record import UNSET, Maybe, Record
 class Rate(Record, frozen=True, kw_only=True):
     """Transmit limit: kilobytes a second, granted every `timeslice_us` microseconds."""
 
-    kbytes_per_s: Annotated[int, Meta(ge=1)]
-    timeslice_us: Annotated[int, Meta(ge=1)] = 50000
+    kbytes_per_s: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)]
+    timeslice_us: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = 50000
 
 
 class Unlocked(Record, frozen=True, kw_only=True, tag="Unlocked", tag_field="type"):

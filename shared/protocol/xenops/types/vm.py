@@ -16,7 +16,9 @@ from xenops.types.record import UNSET, Maybe, Record
 
 MIB = 1 << 20
 
-Bytes = Annotated[int, Meta(ge=0, description="bytes")]
+# 52 bits are what an x86 processor can address; an int without an end would not fit into every reply made of it.
+Bytes = Annotated[int, Meta(ge=0, le=1 << 52, description="bytes")]
+ShadowMultiplier = Annotated[float, Meta(gt=0, le=1024)]
 
 
 class PowerState(Enum):
@@ -93,9 +95,9 @@ class Hvm(Record, frozen=True, kw_only=True, tag="HVM", tag_field="type"):
     """A fully virtualised guest: hvmloader and a device model."""
 
     hap: bool = True
-    shadow_multiplier: float = 1.0
+    shadow_multiplier: ShadowMultiplier = 1.0
     timeoffset: str = ""
-    video_mib: int = 4
+    video_mib: Annotated[int, Meta(ge=0, le=4096)] = 4
     video: Video = Video.CIRRUS
     acpi: bool = True
     serial: Maybe[str] = UNSET
@@ -138,14 +140,14 @@ class SchedulerPriority(Record, frozen=True, kw_only=True):
     """Credit scheduler: weight 1..65535 (256 is one share), cap in percent of one physical CPU (0: none)."""
 
     weight: Annotated[int, Meta(ge=1, le=65535)] = 256
-    cap: Annotated[int, Meta(ge=0)] = 0
+    cap: Annotated[int, Meta(ge=0, le=65535)] = 0
 
 
 class SchedulerParams(Record, frozen=True, kw_only=True):
     """`affinity[i]` lists the physical CPUs of vCPU i; entry 0 serves the vCPUs that have none of their own."""
 
     priority: Maybe[SchedulerPriority] = UNSET
-    affinity: list[list[Annotated[int, Meta(ge=0)]]] = field(default_factory=list)
+    affinity: list[list[Annotated[int, Meta(ge=0, le=65535)]]] = field(default_factory=list)
 
 
 class Vm(Record, frozen=True, kw_only=True):
@@ -154,7 +156,7 @@ class Vm(Record, frozen=True, kw_only=True):
     id: VmId
     name: str = "unnamed"
     ty: BuilderInfo
-    ssidref: int = 0
+    ssidref: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)] = 0
     xsdata: dict[str, str] = field(default_factory=dict)
     platformdata: dict[str, str] = field(default_factory=dict)
     bios_strings: dict[str, str] = field(default_factory=dict)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A USB device of the host, given to one VM."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from xenops.types.ids import DeviceId
 from xenops.types.record import Record
 
@@ -13,7 +17,7 @@ class Vusb(Record, frozen=True, kw_only=True):
     hostport: str
     version: str = "2.0"
     path: str = ""
-    speed: float = 0.0
+    speed: Annotated[float, Meta(ge=0, le=1e6, description="Mbit/s")] = 0.0
 
 
 class VusbState(Record, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from xenops.types.ids import VmId
 from xenops.types.update import Token, Updates
 
 WaitSeconds = Annotated[float, Meta(ge=0, le=300, description="seconds")]
-BarrierId = Annotated[int, Meta(ge=0, description="chosen by the caller")]
+BarrierId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="chosen by the caller")]
 
 
 class UPDATES(Interface, Protocol):

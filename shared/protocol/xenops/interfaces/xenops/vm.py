@@ -18,7 +18,7 @@ from xenops.idl import Interface, rpc
 from xenops.types.disk import Disk
 from xenops.types.ids import TaskId, VmId
 from xenops.types.metadata import Metadata
-from xenops.types.vm import Added, Bytes, Vm, VmStat
+from xenops.types.vm import Added, Bytes, ShadowMultiplier, Vm, VmStat
 
 Seconds = Annotated[float, Meta(ge=0, le=86400, description="seconds")]
 QUEUED = (DoesNotExist, Busy)
@@ -90,7 +90,7 @@ class VM(Interface, Protocol):
 
     @rpc(raises=QUEUED)
     async def unpause(self, id: VmId) -> TaskId:
-        """Let a paused machine run on; any other is left alone."""
+        """Let a paused machine run on; one that runs already is left alone."""
 
     @rpc(raises=(*QUEUED, BadPowerState))
     async def suspend(self, id: VmId, disk: Disk) -> TaskId:
@@ -121,11 +121,11 @@ class VM(Interface, Protocol):
         """Keep the machine's queue busy for a while; for tests of order."""
 
     @rpc(raises=(*QUEUED, InvalidVcpus))
-    async def set_vcpus(self, id: VmId, n: int) -> TaskId:
+    async def set_vcpus(self, id: VmId, n: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)]) -> TaskId:
         """How many vCPUs are in use, from 1 to the machine's maximum."""
 
     @rpc(raises=QUEUED)
-    async def set_shadow_multiplier(self, id: VmId, multiplier: Annotated[float, Meta(gt=0)]) -> TaskId:
+    async def set_shadow_multiplier(self, id: VmId, multiplier: ShadowMultiplier) -> TaskId:
         """How much shadow memory an HVM guest has, as a multiple of the default."""
 
     @rpc(raises=(*QUEUED, BadRequest))
