@@ -13,7 +13,10 @@ mkdir -p "$context"
 
 if [ -z "${BASE_IMAGE:-}" ] && ! docker image inspect "$base" >/dev/null 2>&1; then
   echo "==> $base: a minimal Debian 12"
-  mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm | docker import - "$base" >/dev/null
+  # Not through a pipe: of half a system docker would make an image, and the next run would build upon it.
+  mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm build/base.tar
+  docker import build/base.tar "$base" >/dev/null
+  rm build/base.tar
 fi
 
 echo "==> wheels of the locked versions"
