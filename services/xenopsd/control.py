@@ -174,6 +174,7 @@ class Control:
                 raise DeadlineExceeded(deadline)
             await self._carry_out(operation, task)
 
+        task.stepped = self._journal.step  # so that after a crash it can be said where it was
         return Job(operation.vm, task, run, payload=catalog.encode(operation), message_id=message_id)
 
     async def _carry_out(self, operation: Operation, task: Task) -> None:

@@ -121,6 +121,7 @@ def test_xenopsd_killed_in_the_middle_of_a_start(tmp_path: Path) -> None:
         ended = await xenops.Task.wait(starting, 10.0)
         assert isinstance(ended.state, Failed)
         assert ended.state.fault.name == "Interrupted"
+        assert ended.state.fault.fields["step"] == "vbd.Plug xvda"
         assert await power_state(xenops, "runs") is PowerState.RUNNING
         await xenops.finished(queued)
         assert await power_state(xenops, "vm-1") is PowerState.PAUSED

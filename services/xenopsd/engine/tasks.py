@@ -39,6 +39,7 @@ class Task:
         self.cancellable = True
         self.destroy_on_finish = False
         self.private = False
+        self.stepped: Changed = _tell_nobody  # told when a step begins
         self.message_id: str | None = None  # of the request that asked for it
         self.result: Any = None
         self.ended_at = 0.0
@@ -76,6 +77,7 @@ class Task:
         """A step begins."""
         self.step = name
         self.subtasks.append(Subtask(name=name, state=Pending()))
+        self.stepped(self)
 
     def end_step(self, name: str, outcome: TaskState) -> None:
         """A step has ended."""
