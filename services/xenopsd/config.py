@@ -14,7 +14,7 @@ from xenopsd.resources import RESOURCES
 PROGRAM = "xenopsd"
 Seconds = Annotated[float, Meta(ge=0)]
 
-# A backend is a package with `Options` and `create(state_dir=, options=)`; nobody imports it, it is loaded by name.
+# A backend is a package with `Options` and `create(surroundings, options)`; nobody imports it, it is loaded by name.
 BACKENDS = {"simulator": "xenopsd.backends.simulator"}
 
 

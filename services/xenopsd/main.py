@@ -22,16 +22,14 @@ import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from xenops.bus.port import Bus
-from xenops.errors import Fault, NoSuchService
+from xenops.errors import Fault
 from xenops.events import Change, Kind
 from xenops.interfaces import xenops
-from xenops.interfaces.forkexec import FORKEXEC
-from xenops.rpc import Dispatcher, stub
+from xenops.rpc import Dispatcher
 from xenops.service.bus import announce, connected, describe, request_metrics
-from xenops.service.log import configure, work
+from xenops.service.log import configure
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
-from xenops.types.process import Ended, Program
 from xenops.types.service import ServiceInfo
 from xenops.types.vm import PowerState
 from xenopsd.announcements import Announcements
@@ -46,14 +44,15 @@ from xenopsd.api.vgpu import VgpuApi
 from xenopsd.api.vif import VifApi
 from xenopsd.api.vm import VmApi
 from xenopsd.api.vusb import VusbApi
-from xenopsd.backends.port import Backend
+from xenopsd.backends.port import Backend, RunProgram, Surroundings
 from xenopsd.config import BACKENDS, PROGRAM, Settings, XenopsdSettings
 from xenopsd.control import Control
 from xenopsd.devices import Devices
 from xenopsd.engine.tasks import Task, Tasks
 from xenopsd.engine.workers import Workers
+from xenopsd.forkexec import Forkexec
 from xenopsd.metrics import Metrics
-from xenopsd.resources import RESOURCES, complain, scan, search_path
+from xenopsd.resources import RESOURCES, Missing, complain, scan, search_path
 from xenopsd.store.database import Database
 from xenopsd.store.journal import Journal, Outcomes
 from xenopsd.store.machines import Machines
@@ -71,7 +70,7 @@ _SWITCH_INTERVAL_S = 0.0005
 class Daemon:
     """All rooms of one xenopsd, joined."""
 
-    def __init__(self, settings: Settings, backend: Backend, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, settings: Settings, registry: CollectorRegistry = REGISTRY) -> None:
         instance = settings.instance or settings.backend
         queue = f"xenops.{settings.host}.{instance}"
         self.settings, self._registry = settings, registry
@@ -86,24 +85,24 @@ class Daemon:
         self.workers = Workers(
             self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
         )
-        self._bus: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
+        self._forkexec = Forkexec(settings.host)
         self._seen: dict[str, PowerState] = {}
         self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
         self.control = Control(
-            backend=backend,
+            backend=load_backend(settings, self._forkexec.run),
             machines=Machines(self.database),
             journal=self.journal,
             tasks=self.tasks,
             workers=self.workers,
             announce=self.announce,
             limits=settings.limits(),
-            run_program=self.run_program,
+            run_program=self._forkexec.run,
             observe=self.metrics.observe,
         )
 
     def use(self, bus: Bus) -> None:
         """This is the bus from now on."""
-        self._bus.set_result(bus)
+        self._forkexec.use(bus)
 
     async def begin(self) -> None:
         """Open the world, make good what an earlier life left, and look at every machine."""
@@ -136,16 +135,6 @@ class Daemon:
             (xenops.DEBUG, DebugApi(control, stop)),
         ]
         return Dispatcher(implementations, outcomes=self.outcomes, observe=request_metrics(PROGRAM, self._registry))
-
-    async def run_program(self, program: Program) -> Ended:
-        """Have forkexecd run a program."""
-        queue = f"forkexec.{self.settings.host}"
-        try:
-            async with asyncio.timeout(program.timeout_s):
-                bus = await asyncio.shield(self._bus)  # work of an earlier life begins before there is a switch
-        except TimeoutError:
-            raise NoSuchService(queue) from None
-        return await stub(FORKEXEC, bus, queue, timeout_s=program.timeout_s + 10.0, debug_info=work.get()).run(program)
 
     async def describe_event(self, kind: Kind, id: str) -> dict[str, Any]:
         """What an event says; what was said of power states is what the metrics count."""
@@ -195,20 +184,27 @@ class Daemon:
         self.control.task_removed(task)
 
 
-def load_backend(settings: Settings) -> Backend:
+def load_backend(settings: Settings, run_program: RunProgram) -> Backend:
     """The configured hypervisor's backend; the settings that begin with its name are its options."""
     package = importlib.import_module(BACKENDS[settings.backend])
     prefix = f"{settings.backend}_"
     ours = msgspec.structs.asdict(settings).items()
     options = package.Options(**{key.removeprefix(prefix): value for key, value in ours if key.startswith(prefix)})
-    backend: Backend = package.create(state_dir=settings.state_dir / settings.backend, options=options)
+    programs, _ = find_resources(settings)
+    surroundings = Surroundings(settings.state_dir / settings.backend, programs, run_program)
+    backend: Backend = package.create(surroundings, options)
     return backend
 
 
-def check_resources(settings: Settings) -> None:
-    """Look for all helper programs; says everything that is missing, and exits if something essential is."""
+def find_resources(settings: Settings) -> tuple[dict[str, Path], list[Missing]]:
+    """Look for all helper programs: those found, and those missing."""
     chosen = {resource.key: str(getattr(settings, resource.key.replace("-", "_"))) for resource in RESOURCES}
-    _, missing = scan(settings.backend, chosen, search_path(os.environ, settings.search_path))
+    return scan(settings.backend, chosen, search_path(os.environ, settings.search_path))
+
+
+def check_resources(settings: Settings) -> None:
+    """Says everything that is missing, and exits if something essential is."""
+    _, missing = find_resources(settings)
     if not missing:
         return
     text = complain(missing, program=PROGRAM, file=f"/etc/xenopsd/{PROGRAM}.conf")
@@ -239,7 +235,7 @@ def lock(state_dir: Path) -> int:
 async def serve(settings: Settings, stop: asyncio.Event) -> int:
     """Run the daemon until `stop`."""
     async with AsyncExitStack() as at_end:
-        daemon = Daemon(settings, load_backend(settings))
+        daemon = Daemon(settings)
         at_end.push_async_callback(daemon.end)
         await daemon.begin()
         bus = await connected(settings, PROGRAM, stop)

@@ -13,14 +13,14 @@ from xenops.bus.memory import MemoryBus, MemorySwitch
 from xenops.client import Xenops
 from xenops.types.vm import PowerState, Vm
 from xenopsd.config import Settings, XenopsdSettings
-from xenopsd.main import Daemon, load_backend
+from xenopsd.main import Daemon
 
 
 @asynccontextmanager
 async def running(path: Path, **settings: Any) -> AsyncIterator[tuple[Daemon, Xenops]]:
     """The daemon serving, with its state below `path`, and a client; both are gone afterwards, the state is not."""
     chosen: Settings = XenopsdSettings(host="h", state_dir=path, hooks_dir=path / "hooks", **settings)
-    daemon = Daemon(chosen, load_backend(chosen), CollectorRegistry())
+    daemon = Daemon(chosen, CollectorRegistry())
     switch = MemorySwitch()
     ours, theirs = MemoryBus(switch), MemoryBus(switch)
     await ours.connect()

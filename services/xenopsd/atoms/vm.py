@@ -56,14 +56,14 @@ class CreateDeviceModel(Atom):
     """Start what emulates an HVM guest's devices."""
 
     interruptible: ClassVar[bool] = True
-    vm: Vm
+    machine: Metadata
     restoring: bool = False
 
     async def do(self, cx: Context) -> None:
-        await cx.backend.vm.create_device_model(self.vm, restoring=self.restoring)
+        await cx.backend.vm.create_device_model(self.machine, restoring=self.restoring)
 
     async def undo(self, cx: Context) -> None:
-        await cx.backend.vm.destroy_device_model(self.vm)
+        await cx.backend.vm.destroy_device_model(self.machine.vm)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ Promises that every backend keeps, and that tests/contracts checks of each:
 - the world outlives the daemon: after a restart the domains that ran are found running.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,16 +23,27 @@ from xenops.types.metadata import Metadata
 from xenops.types.network import Network
 from xenops.types.pci import Pci, PciState
 from xenops.types.pci_address import PciAddress
+from xenops.types.process import Ended, Program
 from xenops.types.vbd import Qos, Vbd, VbdState
 from xenops.types.vgpu import Vgpu, VgpuState
 from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, PvsProxy, Vif, VifState
 from xenops.types.vm import Vm, VmState
 from xenops.types.vusb import Vusb, VusbState
 
+RunProgram = Callable[[Program], Awaitable[Ended]]  # through forkexecd
 Progress = Callable[[float], None]  # how much is done, 0 to 1
 Changed = Callable[
     [Kind, str], None
 ]  # something may have changed by itself: look at it (a device's id is `<vm>.<dev>`)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a backend is given of the daemon: a folder of its own, the helper programs by key, and a way to run one."""
+
+    state_dir: Path
+    programs: Mapping[str, Path]
+    run_program: RunProgram
 
 
 class DomainAction(Enum):
@@ -101,8 +113,8 @@ class VmBackend(Protocol):
     async def build(self, machine: Metadata, *, force: bool) -> None:
         """Build memory and vCPUs. Raises `NotEnoughMemory` (not with `force`), `BootloaderError`, `NoBootableDevice`."""
 
-    async def create_device_model(self, vm: Vm, *, restoring: bool) -> None:
-        """Start what emulates an HVM guest's devices; nothing to do for others. Raises `FailedToStartEmulator`."""
+    async def create_device_model(self, machine: Metadata, *, restoring: bool) -> None:
+        """Start what emulates an HVM guest's devices, its drives and interfaces being plugged. Raises `FailedToStartEmulator`."""
 
     async def destroy_device_model(self, vm: Vm) -> None:
         """Stop it. Idempotent."""

@@ -32,6 +32,7 @@ from xenopsd.backends.port import (
     PciBackend,
     Progress,
     ShutdownReason,
+    Surroundings,
     VbdBackend,
     VgpuBackend,
     VifBackend,
@@ -76,7 +77,7 @@ class SkeletonVm:
     async def build(self, machine: Metadata, *, force: bool) -> None:
         raise Unimplemented("vm.build")
 
-    async def create_device_model(self, vm: Vm, *, restoring: bool) -> None:
+    async def create_device_model(self, machine: Metadata, *, restoring: bool) -> None:
         raise Unimplemented("vm.create_device_model")
 
     async def destroy_device_model(self, vm: Vm) -> None:
@@ -299,6 +300,6 @@ class Options(Struct, frozen=True, kw_only=True):
     """The settings that begin with the backend's name; a copy has some."""
 
 
-def create(*, state_dir: Path, options: Options) -> Backend:
-    """The door by which a backend is loaded; what it keeps belongs in `state_dir`."""
+def create(surroundings: Surroundings, options: Options) -> Backend:
+    """The door by which a backend is loaded; what it keeps belongs in `surroundings.state_dir`."""
     return Skeleton()

@@ -32,7 +32,7 @@ class Resume(Operation, frozen=True, kw_only=True, tag="VM.resume"):
             hook.Run(Hook.PRE_RESUME, machine.vm),
             vm.Restore(metadata, self.disk),
             plug_before_device_model(machine, restoring=True),
-            vm.CreateDeviceModel(machine.vm, restoring=True),
+            vm.CreateDeviceModel(metadata, restoring=True),
             plug_after_device_model(machine),
             Pivot("the domain is whole and survives us from here"),
             vm.Complete(machine.vm),

@@ -33,7 +33,7 @@ def start(machine: Machine, *, force: bool) -> Plan:
         vm.Create(metadata),
         vm.Build(metadata, force),
         plug_before_device_model(machine),
-        vm.CreateDeviceModel(machine.vm),
+        vm.CreateDeviceModel(metadata),
         plug_after_device_model(machine),
         Pivot("the domain is whole and survives us from here"),
         vm.Complete(machine.vm),

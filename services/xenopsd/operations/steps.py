@@ -43,7 +43,7 @@ class CreateDeviceModel(Operation, frozen=True, kw_only=True, tag="VM.create_dev
     save_state: bool = False
 
     def plan(self, machine: Machine) -> Plan:
-        return vm.CreateDeviceModel(machine.vm, self.save_state)
+        return vm.CreateDeviceModel(machine.metadata(), self.save_state)
 
 
 class Destroy(Operation, frozen=True, kw_only=True, tag="VM.destroy"):

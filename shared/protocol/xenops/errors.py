@@ -12,7 +12,8 @@
         DeviceDetachRejected  FailedToRunScript  VmsFailedToCooperate  BallooningTimeoutBeforeMigration
       HostFault           the host, or something configured on it, did not play along
         NoBootableDevice  BootloaderError  CannotFreeThisMuchMemory  NotEnoughMemory  IoError
-        HookFailed  ProgramFailed  StepTimedOut  StorageBackendError  PcibackNotLoaded  FailedToStartEmulator
+        HypercallFailed  HookFailed  ProgramFailed  StepTimedOut  StorageBackendError  PcibackNotLoaded
+        FailedToStartEmulator
       TaskFault           the work was ended before its time
         Cancelled  Interrupted
       ServiceFault        somebody on the bus could not be reached
@@ -62,9 +63,6 @@ class Fault(Exception):
         return type(self) is type(other) and isinstance(other, Fault) and self.fields() == other.fields()
 
     __hash__ = Exception.__hash__
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(self.fields().values())
 
 
 class RequestFault(Fault):
@@ -299,6 +297,15 @@ class IoError(HostFault):
 
     sentence = "{path} could not be read or written: {reason}"
     path: str
+    reason: str
+
+
+class HypercallFailed(HostFault):
+    """The hypervisor, or the library that speaks to it, refused; its log has more."""
+
+    sentence = "{call} failed with {errno}: {reason}"
+    call: str
+    errno: str
     reason: str
 
 

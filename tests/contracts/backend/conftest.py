@@ -19,10 +19,17 @@ from xenops.events import Kind
 from xenops.types.disk import Disk, Local
 from xenops.types.ids import DeviceId
 from xenops.types.metadata import Metadata
+from xenops.types.process import Ended, Program
 from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Vif
 from xenops.types.vm import MIB, BuilderInfo, Direct, Hvm, Pv, Pvh, Vm
-from xenopsd.backends.port import Backend
+from xenopsd.backends.port import Backend, Surroundings
+
+
+async def no_programs(program: Program) -> Ended:
+    """A backend that needs no program gets none."""
+    raise AssertionError(f"{program.argv[0]} was to be run")
+
 
 TYPES: dict[str, BuilderInfo] = {"hvm": Hvm(), "pv": Pv(boot=Direct(kernel="k")), "pvh": Pvh(boot=Direct(kernel="k"))}
 
@@ -39,7 +46,7 @@ class Lab:
     async def open(self) -> AsyncIterator[Backend]:
         """The backend as a daemon has it; opening it again is what a restart does."""
         package: Any = importlib.import_module("xenopsd.backends.simulator")
-        backend: Backend = package.create(state_dir=self.folder, options=package.Options(memory_mib=4096))
+        backend: Backend = package.create(Surroundings(self.folder, {}, no_programs), package.Options(memory_mib=4096))
         await backend.start(lambda kind, id: self.changes.append((kind, id)))
         try:
             yield backend
@@ -104,7 +111,7 @@ class Machine:
             await backend.vbd.plug(vm, vbd)
         for vif in self.metadata.vifs:
             await backend.vif.plug(vm, vif)
-        await backend.vm.create_device_model(vm, restoring=False)
+        await backend.vm.create_device_model(self.metadata, restoring=False)
         await backend.vm.set_action(vm, None)
         await backend.vm.unpause(vm)
 

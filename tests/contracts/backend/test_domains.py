@@ -212,7 +212,7 @@ def test_suspend_and_resume(tell: Tell, kind: str, tmp_path: Path) -> None:
         assert await backend.vm.get_internal_state(machine.vm) is not None
         await backend.vm.create(machine.metadata)
         await backend.vm.restore(machine.metadata, disk, progress.append)
-        await backend.vm.create_device_model(machine.vm, restoring=True)
+        await backend.vm.create_device_model(machine.metadata, restoring=True)
         await backend.vm.set_action(machine.vm, None)
         await backend.vm.unpause(machine.vm)
         assert (await machine.state()).power_state is PowerState.RUNNING
@@ -257,7 +257,7 @@ def test_a_longer_old_image_does_not_shine_through(tell: Tell, kind: str, tmp_pa
             await machine.stop()
             await backend.vm.create(machine.metadata)
             await backend.vm.restore(machine.metadata, disk, lambda done: None)
-            await backend.vm.create_device_model(machine.vm, restoring=True)
+            await backend.vm.create_device_model(machine.metadata, restoring=True)
             await backend.vm.set_action(machine.vm, None)
             await backend.vm.unpause(machine.vm)
 
@@ -362,7 +362,7 @@ async def _started(backend: Backend, metadata: Any) -> None:
     await backend.vm.create(metadata)
     await backend.vm.build(metadata, force=False)
     await backend.vbd.plug(metadata.vm, metadata.vbds[0])
-    await backend.vm.create_device_model(metadata.vm, restoring=False)
+    await backend.vm.create_device_model(metadata, restoring=False)
     await backend.vm.set_action(metadata.vm, None)
     await backend.vm.unpause(metadata.vm)
 

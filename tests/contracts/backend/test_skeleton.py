@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from xenops.errors import Unimplemented
+from xenops.types.process import Ended, Program
 from xenops.types.vm import HALTED, Hvm, Vm
 from xenopsd.backends import port
-from xenopsd.backends.port import Backend
+from xenopsd.backends.port import Backend, Surroundings
 from xenopsd.backends.skeleton import Options, create
 
 NOUNS = ("host", "vm", "vbd", "vif", "pci", "vusb", "vgpu")
@@ -27,8 +28,12 @@ QUERIES = {
 }
 
 
+async def no_programs(program: Program) -> Ended:
+    raise AssertionError(f"{program.argv[0]} was to be run")
+
+
 def skeleton() -> Backend:
-    return create(state_dir=Path("/nonexistent"), options=Options())
+    return create(Surroundings(Path("/nonexistent"), {}, no_programs), Options())
 
 
 def calls() -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ class Play:
         for vbd in metadata.vbds:
             await self.backend.vbd.plug(vm, vbd)
         await self.backend.vif.plug(vm, metadata.vifs[0])
-        await self.backend.vm.create_device_model(vm, restoring=False)
+        await self.backend.vm.create_device_model(metadata, restoring=False)
         await self.backend.vm.set_action(vm, None)
         await self.backend.vm.unpause(vm)
         return vm

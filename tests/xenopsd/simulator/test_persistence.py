@@ -34,7 +34,7 @@ async def main():
         machine = Metadata(vm=Vm(id=f"vm-{n}", ty=Hvm()))
         await backend.vm.create(machine)
         await backend.vm.build(machine, force=False)
-        await backend.vm.create_device_model(machine.vm, restoring=False)
+        await backend.vm.create_device_model(machine, restoring=False)
         await backend.vm.set_action(machine.vm, None)
         await backend.vm.unpause(machine.vm)
         print(n, flush=True)

@@ -6,21 +6,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from tests.xenopsd.daemon import with_daemon
 from tests.xenopsd.machines import plain_vm
-from xenops import wire
-from xenops.bus.memory import MemoryBus, MemorySwitch
-from xenops.bus.port import Delivery, Message
+from xenops.bus.port import Message
 from xenops.client import Xenops
-from xenops.errors import Busy
 from xenops.idl import methods
 from xenops.interfaces.xenops import VM
 from xenops.rpc import request
-from xenops.types.process import Program
-from xenopsd.config import XenopsdSettings
-from xenopsd.main import Daemon, kept_up, load_backend
+from xenopsd.main import Daemon, kept_up
 
 
 def start(message_id: str) -> Message:
@@ -75,29 +69,6 @@ def test_an_outcome_without_a_task_is_durable_before_it_is_told(tmp_path: Path) 
         assert found == [(add.message_id,)]
 
     with_daemon(tmp_path, work)
-
-
-def test_programs_of_an_earlier_lifes_work_wait_for_the_bus(tmp_path: Path) -> None:
-    async def run() -> None:
-        chosen = XenopsdSettings(host="h", state_dir=tmp_path)
-        daemon = Daemon(chosen, load_backend(chosen), CollectorRegistry())
-        bus = MemoryBus(MemorySwitch())
-        await bus.connect()
-
-        async def refuse(delivery: Delivery) -> Message:
-            return Message(wire.encode_fault(Busy("forkexecd", 1)), correlation_id=delivery.message.correlation_id)
-
-        await bus.serve("forkexec.h", refuse)
-        early = asyncio.create_task(daemon.run_program(Program(argv=["/bin/true"], timeout_s=5.0)))
-        ended, _ = await asyncio.wait((early,), timeout=0.05)
-        assert not ended
-        daemon.use(bus)
-        with pytest.raises(Busy):  # now it was asked for
-            await early
-        await bus.close()
-        await daemon.end()
-
-    asyncio.run(run())
 
 
 def test_what_goes_on_beside_begins_again_after_a_failure(

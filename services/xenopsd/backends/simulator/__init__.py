@@ -12,6 +12,7 @@ from xenopsd.backends.port import (
     Changed,
     HostBackend,
     PciBackend,
+    Surroundings,
     VbdBackend,
     VgpuBackend,
     VifBackend,
@@ -81,9 +82,9 @@ class Simulator:
         self._debug.run(command, arguments)
 
 
-def create(*, state_dir: Path, options: SimulatorOptions) -> Backend:
-    """A simulated host, kept in `state_dir`. Raises `BadRequest` for options that mean nothing, `IoError`."""
-    return Simulator(state_dir, options)
+def create(surroundings: Surroundings, options: SimulatorOptions) -> Backend:
+    """A simulated host, kept in its folder. Raises `BadRequest` for options that mean nothing, `IoError`."""
+    return Simulator(surroundings.state_dir, options)
 
 
 def _behaviour(text: str) -> Behaviour:

@@ -61,8 +61,8 @@ class SimulatedVm(Noun):
         self._finish_building(domain)
 
     @gated
-    async def create_device_model(self, vm: Vm, *, restoring: bool) -> None:
-        domain = self._world.domain(vm.id)
+    async def create_device_model(self, machine: Metadata, *, restoring: bool) -> None:
+        domain = self._world.domain(machine.vm.id)
         if not domain.built:
             raise DomainNotBuilt()
         if domain.hvm:
