@@ -41,7 +41,8 @@ class Stack:
     var: Path
     log_level: str = "info"
     log_to: Path | None = None  # None: this terminal
-    simulator: tuple[str, ...] = ()  # further flags of xenopsd
+    backend: str = "simulator"
+    further: tuple[str, ...] = ()  # more flags for xenopsd
     ports: dict[str, int] = field(default_factory=dict)
     running: list[tuple[Part, asyncio.subprocess.Process]] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,9 +67,9 @@ class Stack:
         host = short_hostname()
         found = where.Where(
             amqp=url,
-            queue=f"xenops.{host}.simulator",
+            queue=f"xenops.{host}.{self.backend}",
             host=host,
-            instance="simulator",
+            instance=self.backend,
             forkexec=f"forkexec.{host}",
             console=f"console.{host}",
             metrics={name: f"http://127.0.0.1:{port}/metrics" for name, port in self.ports.items() if name != "amqp"},
@@ -143,7 +144,8 @@ class Stack:
                     *bus,
                     f"--state-dir={self.var / 'xenopsd'}",
                     f"--hooks-dir={self.var / 'hooks.d'}",
-                    *self.simulator,
+                    f"--backend={self.backend}",
+                    *self.further,
                     *metrics("xenopsd"),
                 ),
             ),

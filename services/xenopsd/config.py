@@ -14,16 +14,29 @@ from xenopsd.resources import RESOURCES
 PROGRAM = "xenopsd"
 Seconds = Annotated[float, Meta(ge=0)]
 
-# A backend is a package with `Options` and `create(surroundings, options)`; nobody imports it, it is loaded by name.
-BACKENDS = {"simulator": "xenopsd.backends.simulator"}
+# A backend is a module with `Options` and `create(surroundings, options)`; nobody imports it, it is loaded by name.
+BACKENDS = {"simulator": "xenopsd.backends.simulator", "xen": "xenopsd.backends.xen.backend"}
+_CAPABILITIES = Path("/proc/xen/capabilities")  # xenfs: says control_d in a control domain
+
+
+def default_backend() -> str:
+    """The real hypervisor in its control domain, the simulator elsewhere."""
+    try:
+        return "xen" if "control_d" in _CAPABILITIES.read_text(encoding="ascii").split() else "simulator"
+    except OSError:
+        return "simulator"
 
 
 class _Settings(BusSettings, frozen=True, kw_only=True):
     """The domain manager: registers, starts, watches and stops the VMs of one host."""
 
     backend: Annotated[
-        str, Meta(pattern=rf"^({'|'.join(BACKENDS)})\Z", description=f"which hypervisor: {', '.join(BACKENDS)}")
-    ] = "simulator"
+        str,
+        Meta(
+            pattern=rf"^({'|'.join(BACKENDS)})\Z",
+            description=f"which hypervisor: {', '.join(BACKENDS)}; xen unless told otherwise in a control domain",
+        ),
+    ] = default_backend()
     instance: Annotated[
         str,
         Meta(
@@ -31,6 +44,10 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
         ),
     ] = ""
     state_dir: Annotated[Path, Meta(description="where machines and tasks are remembered")] = Path("/var/lib/xenopsd")
+    where_file: Annotated[
+        str,
+        Meta(description="file that tells xenops-cli on this host where to ask, URL of the switch included; unset: none"),
+    ] = ""
     hooks_dir: Annotated[Path, Meta(description="folders of hook programs, one a hook")] = Path("/etc/xenopsd/hooks.d")
     worker_pool_size: Annotated[int, Meta(ge=1, le=1024, description="machines worked on side by side")] = 25
     queue_limit: Annotated[int, Meta(ge=1, description="operations that may wait for one machine")] = 1000
@@ -49,7 +66,8 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
         float, Meta(gt=0, description="seconds for which a repeated request gets its first outcome")
     ] = 86400.0
     stop_timeout: Annotated[
-        float, Meta(ge=0, description="seconds that running operations have when we are told to stop")
+        float,
+        Meta(ge=0, description="seconds that running operations have when we are told to stop, and then to go back"),
     ] = 10.0
     search_path: Annotated[list[str], Meta(description="further folders to look for helper programs in")] = []
     simulator_memory_mib: Annotated[int, Meta(ge=1, description="memory of the simulated host")] = 1 << 20
@@ -63,6 +81,19 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
     simulator_seed: Annotated[int, Meta(ge=0, description="what the simulator's chance begins with")] = 0
     simulator_latency: Annotated[list[str], Meta(description="milliseconds a backend call takes, as vm.create:50")] = []
     simulator_failures: Annotated[list[str], Meta(description="backend calls that fail, as vbd.plug:IoError")] = []
+
+    xen_xenstore: Annotated[Path, Meta(description="xenstored's socket")] = Path("/run/xenstored/socket")
+    xen_run_dir: Annotated[Path, Meta(description="sockets and the like of device models")] = Path("/run/xenopsd")
+    xen_helpers: Annotated[int, Meta(ge=1, le=64, description="builder processes that are kept ready")] = 2
+    xen_vif_script: Annotated[
+        str, Meta(description="hotplug script of interfaces that name none; unset: xenopsd does it itself, on a bridge")
+    ] = ""
+    xen_minimum_reboot_delay: Annotated[
+        float, Meta(ge=0, description="seconds a guest must have run for its reboot or crash to be no loop")
+    ] = 120.0
+    xen_suspend_timeout: Annotated[
+        float, Meta(gt=0, description="seconds a guest has to acknowledge that it is to suspend, and to do it")
+    ] = 60.0
 
     def limits(self) -> Limits:
         """The settings that steps look at."""

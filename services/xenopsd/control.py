@@ -15,7 +15,7 @@ import msgspec
 
 from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted
 from xenops.events import Change, Kind
-from xenops.rpc import calling
+from xenops.rpc import calling, outcome
 from xenops.types.process import Ended, Program
 from xenops.types.task import Pending
 from xenops.types.vm import PowerState, VmState
@@ -29,9 +29,10 @@ from xenopsd.engine.workers import Job, Workers
 from xenopsd.operations import catalog
 from xenopsd.operations import check as checking
 from xenopsd.operations.operation import Operation
-from xenopsd.store.journal import Entry, Journal
+from xenopsd.store.journal import Entry, Journal, Outcomes
 from xenopsd.store.machine import Machine
 from xenopsd.store.machines import Machines
+from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Control:
         backend: Backend,
         machines: Machines,
         journal: Journal,
+        outcomes: Outcomes,
         tasks: Tasks,
         workers: Workers,
         announce: Announcements,
@@ -61,7 +63,8 @@ class Control:
             workers,
             announce,
         )
-        self._journal, self._limits, self._run_program, self._observe = journal, limits, run_program, observe
+        self._journal, self._outcomes = journal, outcomes
+        self._limits, self._run_program, self._observe = limits, run_program, observe
         self._rebooting: set[str] = set()
         self._by_message: dict[str, str] = {}  # as long as the task is remembered; its outcome is for longer
 
@@ -81,11 +84,19 @@ class Control:
         await self.workers.submit(self._job(operation, task, envelope.message_id, envelope.deadline))
         return task.id
 
+    async def commit(self, transaction: Transaction, result: object) -> None:
+        """Make a change so, and `result` the answer to the request under way: a crash leaves both behind, or neither."""
+        if (known := outcome(result)) is not None:
+            self._outcomes.join(transaction, *known)
+        await transaction.commit()
+
     async def exclusively(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do something when it is the machine's turn, after all that was asked before; its fault is raised here."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        envelope = calling.get()
 
         async def run(task: Task) -> None:
+            calling.set(envelope)  # whoever's turn it was before may have begun this one
             try:
                 await work()
             except Exception as error:
@@ -97,7 +108,7 @@ class Control:
             else:
                 done.set_result(None)
 
-        task = self.tasks.new(name, vm=vm, dbg=calling.get().debug_info, private=True)
+        task = self.tasks.new(name, vm=vm, dbg=envelope.debug_info, private=True)
         await self.workers.submit(Job(tag=vm, task=task, run=run))
         await done
 

@@ -11,7 +11,7 @@ from xenops.events import Change, Kind
 from xenops.types.ids import DeviceId
 from xenops.types.metadata import Metadata
 from xenops.types.pci import PciState
-from xenops.types.vbd import VbdState
+from xenops.types.vbd import Vbd, VbdState
 from xenops.types.vgpu import VgpuState
 from xenops.types.vif import Vif, VifState
 from xenops.types.vusb import VusbState
@@ -19,6 +19,7 @@ from xenopsd.control import Control
 from xenopsd.mac import normalised
 from xenopsd.operations.devices import Plug, Unplug
 from xenopsd.store.machine import AnyDevice, Device, Machine
+from xenopsd.store.positions import positioned
 
 AnyState = VbdState | VifState | PciState | VusbState | VgpuState
 
@@ -31,9 +32,11 @@ class Devices:
 
     async def add(self, kind: Kind, record: AnyDevice) -> DeviceId:
         """Remember a device of a registered machine. Raises `DoesNotExist`."""
-        self._machines.find(record.id.vm)
-        updated = self._machines.put_device(kind, record)
-        await self._machines.commit()
+        async with self._machines.changing(record.id.vm) as revision:
+            if isinstance(record, Vbd):
+                record = _with_position(record, revision.machine)
+            updated = revision.put_device(kind, record)
+            await self._control.commit(revision, record.id)
         self._control.announce(kind, str(record.id), Change.CHANGED if updated else Change.ADDED)
         return record.id
 
@@ -45,8 +48,9 @@ class Devices:
             self.find(kind, id)
             if await self.is_plugged(kind, id):
                 raise DeviceIsConnected(kind.name, str(id))
-            self._machines.remove_device(kind, id.vm, id.dev)
-            await self._machines.commit()
+            async with self._machines.changing(id.vm) as revision:
+                revision.remove_device(kind, id.dev)
+                await self._control.commit(revision, None)
             self._control.announce(kind, str(id), Change.REMOVED)
 
         await self._control.exclusively(id.vm, f"{kind.name}.remove", forget)
@@ -98,6 +102,12 @@ class Devices:
             if dev not in named[kind]
         ]
 
+    def positioned(self, metadata: Metadata) -> list[Vbd]:
+        """The drives of a machine that is registered as a whole, each with a position."""
+        known = metadata.vm.id in self._machines
+        before: list[Vbd] = self._machines.find(metadata.vm.id).of(Kind.VBD) if known else []
+        return positioned(metadata.vbds, metadata.vm, before)
+
     @staticmethod
     def with_mac(vif: Vif) -> Vif:
         """The interface with a real address in place of "random" or "". Raises `BadRequest`."""
@@ -122,3 +132,10 @@ class Devices:
                 return await backend.pci.state(vm, record)
             case _:
                 return await backend.vusb.state(vm, record)
+
+
+def _with_position(vbd: Vbd, machine: Machine) -> Vbd:
+    """A drive that joins, or changes among, those of its machine. Raises `BadRequest` when no place is left."""
+    before: list[Vbd] = machine.of(Kind.VBD)
+    others = [it for it in before if it.id.dev != vbd.id.dev]
+    return positioned([*others, vbd], machine.vm, before)[-1]

@@ -13,14 +13,15 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from xenops import where
 from xenops.bus.port import Bus
 from xenops.errors import Fault
 from xenops.events import Change, Kind
@@ -92,6 +93,7 @@ class Daemon:
             backend=load_backend(settings, self._forkexec.run),
             machines=Machines(self.database),
             journal=self.journal,
+            outcomes=self.outcomes,
             tasks=self.tasks,
             workers=self.workers,
             announce=self.announce,
@@ -250,6 +252,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         at_end.push_async_callback(_cancel, background)
         serving = await bus.serve(daemon.info.queue, daemon.dispatcher(stop).answer, limit=settings.request_limit)
         await announce(bus, daemon.info, Change.ADDED)
+        at_end.enter_context(found_by_clients(settings, daemon.info))
         notify_ready()
         _tell(daemon.info)
         await stop.wait()
@@ -257,6 +260,34 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         await daemon.workers.stop(settings.stop_timeout)  # while their hooks and their events still have a bus
         await announce(bus, daemon.info, Change.REMOVED)
     return 0
+
+
+@contextmanager
+def found_by_clients(settings: Settings, info: ServiceInfo) -> Iterator[None]:
+    """Within this block clients on this host find us by a file, where one is wanted; without it we work all the same."""
+    if not settings.where_file:
+        yield
+        return
+    path = Path(settings.where_file)
+    place = where.Where(
+        amqp=settings.url(),
+        queue=info.queue,
+        host=info.host,
+        instance=info.instance,
+        forkexec=f"forkexec.{info.host}",
+        console=f"console.{info.host}",
+        state_dir=str(settings.state_dir),
+        pid=os.getpid(),
+    )
+    try:
+        where.write(path, place)
+    except OSError as error:
+        log.warning("xenops-cli will not find us by itself: where-file %s cannot be written: %s", path, error)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # its folder may have gone before us
+            path.unlink(missing_ok=True)
 
 
 async def kept_up(what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -27,10 +27,8 @@ class Resource:
 RESOURCES: tuple[Resource, ...] = (
     Resource("hvmloader", "firmware loader of HVM guests", "hvmloader", "xen-utils-common", ("xen",), False, False),
     Resource("pygrub", "boot loader of PV guests", "pygrub", "xen-utils-4.17", ("xen",), False),
-    Resource("qemu", "device model of HVM guests", "qemu-system-i386", "qemu-system-xen", ("xen",), False),
-    Resource("vif-script", "hotplug script of interfaces", "/etc/xen/scripts/vif-bridge", "xen-utils-common", ("xen",)),
-    Resource("vbd-script", "hotplug script of drives", "/etc/xen/scripts/block", "xen-utils-common", ("xen",)),
-    Resource("xenstored", "xenstore daemon", "xenstored", "xen-utils-4.17", ("xen",)),
+    Resource("qemu", "device model of HVM guests", "xen-qemu-system-i386", "qemu-system-xen", ("xen",), False),
+    Resource("seabios", "firmware of HVM guests", "bios-256k.bin", "seabios", ("xen",), False, False),
 )
 
 
@@ -80,8 +78,10 @@ def search_path(environ: Mapping[str, str], extra: Sequence[str]) -> list[Path]:
         for p in (
             *environ.get("PATH", os.defpath).split(":"),
             *extra,
+            "/usr/libexec",
             "/usr/lib/xen-4.17/bin",
             "/usr/lib/xen-4.17/boot",
+            "/usr/share/seabios",
         )
         if p
     ]

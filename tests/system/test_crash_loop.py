@@ -96,8 +96,8 @@ class Caller:
         elif verb == "remove":
             try:
                 await self.ask("VM.remove", vm)
-            except DoesNotExist:  # or it was removed, and a kill took the answer with it
-                self.registered.discard(vm)
+            except DoesNotExist:
+                assert vm not in self.registered, f"{vm} was removed, and a kill took the answer with it"
                 raise
             self.registered.discard(vm)
         else:
@@ -216,7 +216,7 @@ def test_a_stop_is_no_crash(tmp_path: Path) -> None:
 
 def with_stack(path: Path, work: Callable[[Stack], Awaitable[None]]) -> None:
     async def run() -> None:
-        stack = Stack(path, log_to=path / "log", simulator=LATENCY)
+        stack = Stack(path, log_to=path / "log", further=LATENCY)
         try:
             async with asyncio.timeout(50):
                 await work(stack)

@@ -2,6 +2,7 @@
 """A machine's life through the API: the original's simulator test cases, and more."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
@@ -289,4 +290,29 @@ def test_running_machines_are_adopted_and_begun_work_is_interrupted(tmp_path: Pa
         assert await power_state(xenops, "waits") is PowerState.PAUSED
 
     with_daemon(tmp_path, first, stop_timeout=0.0)
+    with_daemon(tmp_path, second)
+
+
+def test_a_stop_does_not_wait_for_ever_for_the_way_back(tmp_path: Path) -> None:
+    kept: dict[str, str] = {}
+
+    async def first(daemon: Daemon, xenops: Xenops) -> None:
+        await imported(xenops)
+        await xenops.DEBUG.trigger("fail", ["vif.plug", "IoError"])
+        await xenops.DEBUG.trigger("pause-call", ["vm.destroy"])  # with which the way back ends
+        kept["task"] = await xenops.VM.start("vm-1")
+        await daemon.control.backend.gate.arrival("vm.destroy")  # type: ignore[attr-defined]
+        began = time.monotonic()
+        await daemon.end()
+        assert time.monotonic() - began < 3.0
+
+    async def second(daemon: Daemon, xenops: Xenops) -> None:
+        state = (await xenops.Task.stat(kept["task"])).state
+        assert isinstance(state, Failed)
+        assert state.fault.name == "Interrupted"
+        await xenops.finished(await xenops.VM.delay("vm-1", 0.0))  # after the check, which comes first
+        assert await power_state(xenops, "vm-1") is PowerState.HALTED
+        assert [stat.state.active for stat in await xenops.VIF.list("vm-1")] == [False, False]
+
+    with_daemon(tmp_path, first, stop_timeout=0.3)
     with_daemon(tmp_path, second)

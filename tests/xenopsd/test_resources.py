@@ -31,9 +31,9 @@ def test_what_is_found_needs_the_right_permission(tmp_path: Path) -> None:
     assert found["hvmloader"] == firmware
     assert "pygrub" not in found
     program.chmod(0o755)
-    found, missing = scan("xen", {"pygrub": str(program), "vif-script": "/none"}, [])
+    found, missing = scan("xen", {"pygrub": str(program), "qemu": "/none"}, [])
     assert found["pygrub"] == program
-    assert next(it for it in missing if it.resource.key == "vif-script").searched == ("/none",)
+    assert next(it for it in missing if it.resource.key == "qemu").searched == ("/none",)
 
 
 def test_the_simulator_needs_nothing() -> None:

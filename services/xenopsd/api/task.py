@@ -11,7 +11,8 @@ class TaskApi(Task):
     """Watches, cancels and forgets tasks."""
 
     def __init__(self, control: Control, journal: Journal) -> None:
-        self._tasks, self._workers, self._journal = control.tasks, control.workers, journal
+        self._control, self._journal = control, journal
+        self._tasks, self._workers = control.tasks, control.workers
 
     async def stat(self, id: str) -> wire.Task:
         return self._tasks.find(id).record()
@@ -26,9 +27,11 @@ class TaskApi(Task):
 
     async def destroy(self, id: str) -> None:
         task = self._tasks.find(id)
-        self._tasks.forget(id)
         if task.ended:
-            self._journal.forget(task)
+            await self._control.commit(self._journal.forgetting(task), None)
+            self._tasks.drop(task)
+        else:
+            self._tasks.forget(id)
 
     async def list(self) -> list[wire.Task]:
         return [task.record() for task in self._tasks if not task.private]

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, DeviceIsConnected
+from xenops.errors import BadPowerState, DeviceIsConnected, IoError
 from xenops.events import Change, Kind
 from xenops.interfaces.xenops import VM
 from xenops.types.disk import Disk
@@ -30,10 +32,11 @@ class VmApi(VM):
         self._machines, self._announce, self._begin = control.machines, control.announce, control.begin
 
     async def add(self, vm: Vm) -> Added:
-        updated = self._machines.put(vm)
-        await self._machines.commit()
-        self._announce(Kind.VM, vm.id, Change.CHANGED if updated else Change.ADDED)
-        return Added(id=vm.id, updated=updated)
+        async with self._machines.changing(vm.id) as revision:
+            added = Added(id=vm.id, updated=revision.put(vm))
+            await self._control.commit(revision, added)
+        self._announce(Kind.VM, vm.id, Change.CHANGED if added.updated else Change.ADDED)
+        return added
 
     async def remove(self, id: str) -> None:
         self._machines.find(id)
@@ -44,19 +47,29 @@ class VmApi(VM):
         state = await self._control.power_state(machine)
         if state not in (PowerState.HALTED, PowerState.SUSPENDED):
             raise BadPowerState(state.value, PowerState.HALTED.value)
-        await self._control.backend.vm.forget(machine.vm)
-        gone = [
-            (kind, str(device.record.id)) for kind, devices in machine.devices.items() for device in devices.values()
-        ]
-        self._machines.remove(id)
-        await self._machines.commit()
-        for kind, device in gone:
-            self._announce(kind, device, Change.REMOVED)
+        async with self._machines.changing(id) as revision:
+            gone = revision.remove()
+            await self._control.backend.vm.forget(machine.vm)
+            with self._told_if_half_done(id):
+                await self._control.commit(revision, None)
+        for kind, dev in gone:
+            self._announce(kind, f"{id}.{dev}", Change.REMOVED)
         self._announce(Kind.VM, id, Change.REMOVED)
 
+    @contextmanager
+    def _told_if_half_done(self, id: str) -> Iterator[None]:
+        """When the store refuses what the backend has done already, a machine is what it was, but for that."""
+        try:
+            yield
+        except IoError:
+            if id in self._machines:
+                self._announce(Kind.VM, id)
+            raise
+
     async def rename(self, id: str, name: str) -> None:
-        self._machines.put(msgspec.structs.replace(self._machines.find(id).vm, name=name))
-        await self._machines.commit()
+        async with self._machines.changing(id) as revision:
+            revision.put(msgspec.structs.replace(revision.machine.vm, name=name))
+            await self._control.commit(revision, None)
         self._announce(Kind.VM, id)
 
     async def exists(self, id: str) -> bool:
@@ -150,10 +163,13 @@ class VmApi(VM):
         for kind, id in self._devices.no_longer_in(metadata):
             if await self._devices.is_plugged(kind, id):
                 raise DeviceIsConnected(kind.name, str(id))
-        if isinstance(metadata.domains, dict):
-            await self._control.backend.vm.set_internal_state(metadata.vm, metadata.domains)
-        updated, gone = self._machines.put_metadata(metadata)
-        await self._machines.commit()
+        async with self._machines.changing(metadata.vm.id) as revision:
+            metadata = msgspec.structs.replace(metadata, vbds=self._devices.positioned(metadata))
+            updated, gone = revision.put_metadata(metadata)
+            if isinstance(metadata.domains, dict):
+                await self._control.backend.vm.set_internal_state(metadata.vm, metadata.domains)
+            with self._told_if_half_done(metadata.vm.id):
+                await self._control.commit(revision, metadata.vm.id)
         self._announce(Kind.VM, metadata.vm.id, Change.CHANGED if updated else Change.ADDED)
         for kind, dev in gone:
             self._announce(kind, f"{metadata.vm.id}.{dev}", Change.REMOVED)

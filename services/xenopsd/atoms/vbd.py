@@ -79,7 +79,7 @@ class Insert(_OnVbd):
             raise MediaPresent(str(self.vbd.id))
         await cx.backend.vbd.insert(self.vm, self.vbd, self.disk)
         # The medium is in the drive after a reboot too.
-        cx.machines.put_device(Kind.VBD, msgspec.structs.replace(self.vbd, backend=self.disk))
+        await cx.machines.note(Kind.VBD, msgspec.structs.replace(self.vbd, backend=self.disk))
         cx.changed(Kind.VBD, str(self.vbd.id))
 
 
@@ -93,7 +93,7 @@ class Eject(_OnVbd):
         if (await cx.backend.vbd.state(self.vm, self.vbd)).backend_present is UNSET:
             raise MediaNotPresent(str(self.vbd.id))
         await cx.backend.vbd.eject(self.vm, self.vbd)
-        cx.machines.put_device(Kind.VBD, msgspec.structs.replace(self.vbd, backend=UNSET))
+        await cx.machines.note(Kind.VBD, msgspec.structs.replace(self.vbd, backend=UNSET))
         cx.changed(Kind.VBD, str(self.vbd.id))
 
 

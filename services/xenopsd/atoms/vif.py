@@ -73,18 +73,18 @@ class _Setting(_OnVif):
     """
 
     async def do(self, cx: Context) -> None:
-        cx.machines.put_device(Kind.VIF, self.wanted())
+        await cx.machines.note(Kind.VIF, self.wanted())
         try:
             if (await cx.backend.vif.state(self.vm, self.vif)).plugged:
                 await self.apply(cx)
         except BaseException:
-            cx.machines.put_device(Kind.VIF, self.vif)
+            await cx.machines.note(Kind.VIF, self.vif)
             raise
         await cx.machines.commit()
         cx.changed(Kind.VIF, str(self.vif.id))
 
     async def undo(self, cx: Context) -> None:
-        cx.machines.put_device(Kind.VIF, self.vif)
+        await cx.machines.note(Kind.VIF, self.vif)
 
     def wanted(self) -> Vif:
         """The record as it will be."""

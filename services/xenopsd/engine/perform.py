@@ -2,7 +2,7 @@
 """Performs a plan: takes its steps, and goes the way back when one fails.
 
 It never cuts a step in the middle, unless the step says that it may be; and the way back is not cut short by a second
-cancel.
+cancel: only a daemon that has no more time to stop gives it up, and the next life makes good what is left.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ async def perform(plan: Plan, cx: Context) -> None:
     try:
         await _walk(plan, cx, done)
     except BaseException:
-        await _to_its_end(asyncio.ensure_future(_unwind(done, cx)))
+        with cx.task.goes_back(asyncio.ensure_future(_unwind(done, cx))) as unwinding:
+            await _to_its_end(unwinding)
         raise
 
 

@@ -49,6 +49,8 @@ class Task:
         self.cancel_at: int | None = None  # a test's wish: be cancelled at the n-th cancel point
         self._total, self._done = 1.0, 0.0
         self._interruptible: set[asyncio.Future[None]] = set()
+        self._going_back: set[asyncio.Future[None]] = set()
+        self._given_up = False
         self._ended: asyncio.Event | None = None
         self._changed = changed
 
@@ -101,6 +103,23 @@ class Task:
             yield
         finally:
             self._interruptible.discard(running)
+
+    @contextmanager
+    def goes_back(self, unwinding: "asyncio.Future[None]") -> Iterator["asyncio.Future[None]"]:
+        """While its steps are undone, which nobody but `give_up` may cut short."""
+        self._going_back.add(unwinding)
+        if self._given_up:
+            unwinding.cancel()
+        try:
+            yield unwinding
+        finally:
+            self._going_back.discard(unwinding)
+
+    def give_up(self) -> None:
+        """There is no time left, not even for the way back."""
+        self._given_up = True
+        for unwinding in tuple(self._going_back):
+            unwinding.cancel()
 
     def cancel(self) -> bool:
         """Ask it to stop; false when it is past its point of no return, or ended."""

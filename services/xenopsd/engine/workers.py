@@ -20,6 +20,8 @@ from xenopsd.engine.tasks import Task, Tasks, failed
 
 log = logging.getLogger(__name__)
 
+_GIVEN_UP_S = 1.0  # what was given up ends at once, unless it holds on to itself
+
 
 class Journal(Protocol):
     """Where accepted work is written down; each call returns once that is durable, however long it takes."""
@@ -118,14 +120,26 @@ class Workers:
             await asyncio.shield(ending)  # who asked may leave; it is in no queue any more, and must have its end
 
     async def stop(self, timeout_s: float) -> None:
-        """Begin nothing new; wait for what runs, then cut it off: the journal knows that it was under way."""
+        """Begin nothing new; wait for what runs, then cut it off, and wait as long again for the way back.
+
+        What had to be given up is in the journal as begun and not ended: the next life makes it good.
+        """
         self._stopping = True
         ours = {*self._running, *self._cancelled}
         if ours:
             await asyncio.wait(ours, timeout=timeout_s)
-        for running in ours:
+        cut = {running for running in ours if not running.done()}
+        for running in cut:
             running.cancel()
-        await asyncio.gather(*ours, return_exceptions=True)
+        if cut:
+            _, cut = await asyncio.wait(cut, timeout=timeout_s)
+        if cut:
+            log.error("%d operations could not be undone in time; the next start looks after their machines", len(cut))
+            for task in self._tasks:
+                task.give_up()
+            _, cut = await asyncio.wait(cut, timeout=_GIVEN_UP_S)
+        for running in cut:
+            log.critical("%s does not let itself be given up", running.get_name())
 
     def depth(self) -> tuple[int, float]:
         """How many jobs wait, and for how many seconds the oldest has."""

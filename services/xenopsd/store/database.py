@@ -5,14 +5,15 @@
 once, at start: the rooms beside this one keep what they need in memory. A newer file than we know is not touched.
 
 What cannot be written (a full disk) is owed: it is tried again until it can be, in order, so that memory and file never
-part for good. Only `write_or_refuse` gives up at once, and then its statement is as if it had never been asked for.
+part for good. Only `write_or_refuse` gives up at once, and then its statements are as if they had never been asked for;
+they are written in one transaction, all or none.
 """
 
 import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +38,11 @@ _RETRY_S = 1.0  # how long what is owed waits for its next trial
 _REFUSED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
 
 
+Statement = tuple[str, tuple[Any, ...]]
+
+
 class _Write(NamedTuple):
-    statement: str
-    parameters: tuple[Any, ...]
+    statements: tuple[Statement, ...]  # all of them or none
     done: "asyncio.Future[None] | None" = None  # there: now or never; not there: owed until it is written
 
 
@@ -72,20 +75,19 @@ class Database:
     def write(self, statement: str, *parameters: Any) -> None:
         """Queue a statement; it is durable after the next `commit`, or a moment later by itself."""
         with self._lock:
-            self._writes.append(_Write(statement, parameters))
+            self._writes.append(_Write(((statement, parameters),)))
         if self._timer is None:
             self._timer = self._loop.call_later(_LINGER_S, self._flush)
 
-    def check(self) -> None:
-        """Raises `IoError` while something is owed: for those who had better not begin to change anything."""
-        if self._failure is not None:
-            raise self._failure
+    async def write_or_refuse(self, *statements: Statement, then: Callable[[], None] = lambda: None) -> None:
+        """Return once all of these are durable, after all that was queued before; or raise `IoError`, and none will be.
 
-    async def write_or_refuse(self, statement: str, *parameters: Any) -> None:
-        """Return once this is durable, after all that was queued before; or raise `IoError`, and it never will be."""
+        `then` is done as soon as they are, in the order of the writes, whether somebody still waits or not.
+        """
         done: asyncio.Future[None] = self._loop.create_future()
+        done.add_done_callback(lambda done: then() if done.exception() is None else None)
         with self._lock:
-            self._writes.append(_Write(statement, parameters, done))
+            self._writes.append(_Write(statements, done))
         await self._wait(done)
 
     async def commit(self) -> None:
@@ -106,7 +108,7 @@ class Database:
         if self._closing:
             raise IoError(str(self.path), "the store is closed")
         self._flush()
-        await done
+        await asyncio.shield(done)  # who waits may leave; what was asked for goes on
 
     def close(self) -> None:
         """Write what is queued and close the file. Idempotent."""
@@ -181,17 +183,36 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             for place, write in enumerate(writes):
                 try:
-                    self._connection.execute(write.statement, write.parameters)
+                    self._execute(write.statements)
                 except Exception as error:
                     if not _is_at_fault(error):
                         raise
-                    log.critical("the store refuses %s", write.statement, exc_info=error)
+                    log.critical(
+                        "the store refuses %s", "; ".join(text for text, _ in write.statements), exc_info=error
+                    )
                     refused[place] = IoError(str(self.path), str(error))
             self._connection.execute("COMMIT")
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         return refused
+
+    def _execute(self, statements: tuple[Statement, ...]) -> None:
+        """All of these, or none when one is at fault."""
+        if len(statements) == 1:  # which SQLite does by itself
+            self._connection.execute(*statements[0])
+            return
+        self._connection.execute("SAVEPOINT together")
+        try:
+            for statement, parameters in statements:
+                self._connection.execute(statement, parameters)
+        except BaseException:
+            if self._connection.in_transaction:  # some failures have taken all of it back already
+                self._connection.execute("ROLLBACK TO together")
+            raise
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("RELEASE together")
 
     def _report(
         self,

@@ -16,8 +16,12 @@ from xenops.errors import IoError
 from xenops.types import task as wire
 from xenops.types.task import TaskState
 from xenopsd.store.database import Database
+from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
+
+_FORGET = "DELETE FROM tasks WHERE id = ?"
+_REMEMBER = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)"
 
 
 class Recorded(Protocol):
@@ -59,7 +63,7 @@ class Journal:
         """See `engine.workers.Journal`."""
         record = msgspec.msgpack.encode(task.record())
         await self._database.write_or_refuse(
-            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?)", task.id, message_id, int(begun), payload, record
+            ("INSERT INTO tasks VALUES (?, ?, ?, ?, ?)", (task.id, message_id, int(begun), payload, record))
         )
 
     async def begin(self, task: Recorded) -> None:
@@ -81,7 +85,13 @@ class Journal:
 
     def forget(self, task: Recorded) -> None:
         """See `engine.workers.Journal`."""
-        self._database.write("DELETE FROM tasks WHERE id = ?", task.id)
+        self._database.write(_FORGET, task.id)
+
+    def forgetting(self, task: Recorded) -> Transaction:
+        """The change that forgets a task, for who has more to write with it."""
+        transaction = Transaction(self._database)
+        transaction.write(_FORGET, task.id)
+        return transaction
 
 
 class Outcomes:
@@ -103,18 +113,29 @@ class Outcomes:
         known = self._replies.get(message_id)
         return None if known is None else known[1]
 
+    def join(self, transaction: Transaction, message_id: str, reply: bytes) -> None:
+        """Have an outcome written with the change that it tells of: no crash comes between the two."""
+        now = int(time.time())
+        transaction.write(_REMEMBER, message_id, now, reply)
+        transaction.then(lambda: self._keep(message_id, now, reply))
+
     async def remember(self, message_id: str, reply: bytes) -> None:
         """See `xenops.rpc.Outcomes`; a store that cannot be written owes it, and keeps nobody waiting."""
+        if self.recall(message_id) == reply:
+            return  # it was written with its change
         now = int(time.time())
-        self._replies.pop(message_id, None)  # it goes to the end: the newest
-        self._replies[message_id] = (now, reply)
-        self._database.write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", message_id, now, reply)
+        self._keep(message_id, now, reply)
+        self._database.write(_REMEMBER, message_id, now, reply)
         if self._has_task(message_id):
             return
         try:
             await self._database.commit()
         except IoError as fault:
             log.warning("the outcome of request %s is not durable yet: %s", message_id, fault)
+
+    def _keep(self, message_id: str, now: int, reply: bytes) -> None:
+        self._replies.pop(message_id, None)  # it goes to the end: the newest
+        self._replies[message_id] = (now, reply)
 
     def expire(self) -> None:
         """Forget what is older than `keep_s`."""

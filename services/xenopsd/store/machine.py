@@ -52,6 +52,18 @@ class Machine:
             raise DoesNotExist(kind.name, f"{self.id}.{dev}")
         return found
 
+    def put_device(self, kind: Kind, record: AnyDevice) -> None:
+        """It has this device, in place of one of the same name."""
+        devices = self.devices.setdefault(kind, {})
+        if (known := devices.get(record.id.dev)) is None:
+            devices[record.id.dev] = Device(record)
+        else:
+            known.record = record
+
+    def remove_device(self, kind: Kind, dev: str) -> None:
+        """It has this device no more."""
+        self.devices.get(kind, {}).pop(dev, None)
+
     def metadata(self) -> Metadata:
         """The machine as it travels, without the backend's own state."""
         return Metadata(

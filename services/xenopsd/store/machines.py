@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """All registered machines: kept in memory, written through to the database.
 
-A change is visible at once and durable after `commit`; who tells the outside of it commits first. While the store
-cannot be written, records do not change (`IoError`); only what is so in the world, such as a plugged device, is noted.
+A record changes by a `Revision`: durable first, then visible, or neither (`IoError`). What is so in the world already,
+such as a plugged device, is noted: visible at once, durable after `commit`, and owed while the store cannot be written.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from xenops.errors import DoesNotExist
 from xenops.events import Kind
-from xenops.types.metadata import Metadata
 from xenops.types.vm import Vm
 from xenopsd.store.database import Database
 from xenopsd.store.machine import RECORDS, AnyDevice, Device, Machine
+from xenopsd.store.revision import Revision
 
 log = logging.getLogger(__name__)
 
-_PUT_VM = "INSERT INTO machines VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
-_PUT_DEVICE = """INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (vm, kind, dev) DO UPDATE SET active = excluded.active, body = excluded.body"""
+_SET_ACTIVE = "UPDATE devices SET active = ? WHERE vm = ? AND kind = ? AND dev = ?"
+_NOTE_DEVICE = "UPDATE devices SET body = ? WHERE vm = ? AND kind = ? AND dev = ?"
 
 
 class Machines:
@@ -30,6 +32,7 @@ class Machines:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._machines: dict[str, Machine] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # as long as anybody waits
         self._seq = 0
         for id, seq, body in database.rows("SELECT id, seq, body FROM machines ORDER BY seq"):
             try:
@@ -48,7 +51,7 @@ class Machines:
                 self._machines[vm].devices.setdefault(Kind(kind), {})[dev] = Device(record, bool(active))
 
     async def commit(self) -> None:
-        """Return once every change so far is durable."""
+        """Return once all that was noted so far is durable."""
         await self._database.commit()
 
     def find(self, id: str) -> Machine:
@@ -58,80 +61,35 @@ class Machines:
             raise DoesNotExist("VM", id)
         return found
 
-    def put(self, vm: Vm) -> bool:
-        """Remember a machine; true when it was known already."""
-        self._database.check()
-        known = self._machines.get(vm.id)
-        if known is None:
-            self._seq += 1
-            known = self._machines[vm.id] = Machine(vm, self._seq)
-            updated = False
-        else:
-            known.vm, updated = vm, True
-        self._database.write(_PUT_VM, vm.id, known.seq, msgspec.msgpack.encode(vm))
-        return updated
+    @asynccontextmanager
+    async def changing(self, id: str) -> AsyncIterator[Revision]:
+        """Change the record of a machine, or of its devices, while nobody else does; so once it is committed."""
+        async with self._turn(id):
+            yield Revision(self._database, self._machines, id, self._next_seq)
 
-    def put_device(self, kind: Kind, record: AnyDevice) -> bool:
-        """Remember a device of a known machine; true when it was known already."""
-        devices = self.find(record.id.vm).devices.setdefault(kind, {})
-        known = devices.get(record.id.dev)
-        if known is None:
-            self._database.check()
-            devices[record.id.dev] = Device(record)
-        else:
-            known.record = record
-        self._write_device(kind, devices[record.id.dev])
-        return known is not None
+    async def note(self, kind: Kind, record: AnyDevice) -> None:
+        """A known device has become another, in the world already; raises `DoesNotExist`."""
+        async with self._turn(record.id.vm):
+            self.find(record.id.vm).device(kind, record.id.dev).record = record
+            body = msgspec.msgpack.encode(record)
+            self._database.write(_NOTE_DEVICE, body, record.id.vm, kind.value, record.id.dev)
 
     def set_active(self, kind: Kind, vm: str, dev: str, active: bool) -> None:
         """Note whether a device is meant to be plugged."""
         device = self.find(vm).device(kind, dev)
         if device.active != active:
             device.active = active
-            self._write_device(kind, device)
+            self._database.write(_SET_ACTIVE, int(active), vm, kind.value, dev)
 
-    def remove_device(self, kind: Kind, vm: str, dev: str) -> None:
-        """Forget a device; raises `DoesNotExist`."""
-        machine = self.find(vm)
-        machine.device(kind, dev)
-        self._database.check()
-        del machine.devices[kind][dev]
-        self._database.write("DELETE FROM devices WHERE vm = ? AND kind = ? AND dev = ?", vm, kind.value, dev)
+    def _turn(self, id: str) -> asyncio.Lock:
+        lock = self._turns.get(id)
+        if lock is None:
+            lock = self._turns[id] = asyncio.Lock()
+        return lock
 
-    def remove(self, id: str) -> None:
-        """Forget a machine and its devices; raises `DoesNotExist`."""
-        self._database.check()
-        self.find(id)
-        del self._machines[id]
-        self._database.write("DELETE FROM machines WHERE id = ?", id)
-        self._database.write("DELETE FROM devices WHERE vm = ?", id)
-
-    def put_metadata(self, metadata: Metadata) -> tuple[bool, list[tuple[Kind, str]]]:
-        """Remember a machine with all its devices; says whether it was known, and which devices are no more."""
-        updated = self.put(metadata.vm)
-        machine = self.find(metadata.vm.id)
-        wanted: dict[Kind, Sequence[AnyDevice]] = {
-            Kind.VBD: metadata.vbds,
-            Kind.VIF: metadata.vifs,
-            Kind.PCI: metadata.pcis,
-            Kind.VGPU: metadata.vgpus,
-            Kind.VUSB: metadata.vusbs,
-        }
-        gone: list[tuple[Kind, str]] = []
-        for kind, records in wanted.items():
-            names = {record.id.dev for record in records}
-            for dev in [dev for dev in machine.devices.get(kind, {}) if dev not in names]:
-                self.remove_device(kind, machine.id, dev)
-                gone.append((kind, dev))
-            for record in records:
-                self.put_device(kind, record)
-        return updated, gone
-
-    def _write_device(self, kind: Kind, device: Device) -> None:  # type: ignore[type-arg]
-        id = device.record.id
+    def _next_seq(self) -> int:
         self._seq += 1
-        body = msgspec.msgpack.encode(device.record)
-        self._database.write(_PUT_DEVICE, id.vm, kind.value, id.dev, self._seq, int(device.active), body)
+        return self._seq
 
     def __contains__(self, id: object) -> bool:
         return id in self._machines

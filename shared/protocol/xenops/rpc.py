@@ -42,10 +42,22 @@ class Calling:
     debug_info: str = ""
     deadline: int | None = None  # Unix milliseconds: nothing starts after it
     traceparent: str | None = None
+    asked: bytes = b""  # the digest of a request whose outcome is kept
 
 
 _NOBODY = Calling()
 calling: ContextVar[Calling] = ContextVar("calling", default=_NOBODY)
+
+
+def outcome(result: Any) -> tuple[str, bytes] | None:
+    """The message id of the request under way, and what is to be kept when `result` is the answer to it.
+
+    For a service that writes this down together with the change itself; `Outcomes.remember` is asked for it all the same.
+    """
+    envelope = calling.get()
+    if envelope.message_id is None or not envelope.asked:
+        return None
+    return envelope.message_id, envelope.asked + wire.encode_result(result)
 
 
 class Outcomes(Protocol):
@@ -135,7 +147,7 @@ class Dispatcher:
         first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._under_way[message_id] = asked, first
         try:
-            body = await self._perform(method, bound, raw, delivery)
+            body = await self._perform(method, bound, raw, delivery, asked)
             await self._remember(message_id, asked + body)
             first.set_result(body)
             return body
@@ -158,9 +170,10 @@ class Dispatcher:
         bound: Callable[..., Awaitable[Any]],
         raw: msgspec.Raw,
         delivery: Delivery,
+        asked: bytes = b"",
     ) -> bytes:
         message = delivery.message
-        envelope, newer = _envelope(method, message)
+        envelope, newer = _envelope(method, message, asked)
         params = wire.decode_params(raw, method.params, message.content_type, forgiving=newer)
         if envelope.deadline is not None and time.time() * 1000 > envelope.deadline:
             raise DeadlineExceeded(envelope.deadline)
@@ -184,7 +197,7 @@ def _same(before: bytes, asked: bytes) -> None:
         raise BadRequest("message_id", "was used for another request; give each request an id of its own")
 
 
-def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
+def _envelope(method: Method, message: Message, asked: bytes) -> tuple[Calling, bool]:
     """What the untrusted headers say, and whether the caller was written for a newer interface than ours."""
     headers = {key: value for key, value in message.headers.items() if value is not None}  # null is absent
     deadline, debug_info = headers.get("deadline"), headers.get("debug_info", "")
@@ -198,7 +211,7 @@ def _envelope(method: Method, message: Message) -> tuple[Calling, bool]:
             raise BadRequest(f"headers.{key}", "expected a string of at most 512 characters")
     if deadline is not None:
         deadline = int(deadline)  # the AMQP library has an int of its own
-    return Calling(method.wire, message.message_id, debug_info, deadline, traceparent), _newer(version)
+    return Calling(method.wire, message.message_id, debug_info, deadline, traceparent, asked), _newer(version)
 
 
 def _newer(version: str) -> bool:

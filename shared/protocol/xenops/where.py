@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the stack is: one small file that it writes when it starts, and that every client reads.
 
+`make run` writes it into `var`, an installed xenopsd where its setting `where-file` says.
+
 Nobody guesses a name: the switch's URL and the names of the queues stand there. The file holds the password of the
 switch, and is readable by its owner alone.
 """
@@ -75,11 +77,12 @@ def _read(searched: list[Path]) -> Where:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StackNotFound(f"{path} cannot be read: {error.strerror}; be its owner, or set XENOPS_URL") from None
+            raise StackNotFound(f"{path} cannot be read: {error.strerror}; be its owner or root,"
+                " or set XENOPS_URL and XENOPS_QUEUE") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StackNotFound(f"{path} does not say where the stack is: {error}; restart the stack") from None
     tried = ", ".join(map(str, searched))
     raise StackNotFound(
-        f"no running stack was found (looked for {tried}): start one with `make run`,"
+        f"no running stack was found (looked for {tried}): start one with `make run`, or xenopsd with a where-file;"
         " name its file in XENOPS_WHERE, or set XENOPS_URL and XENOPS_QUEUE"
     )

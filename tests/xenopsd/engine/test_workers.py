@@ -2,6 +2,7 @@
 """Jobs are written down before they are accepted, and have an end, whoever cancels, stops or fails meanwhile."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,12 +196,40 @@ def test_cancel_and_stop_wait_for_the_way_back() -> None:
         task = await floor.workers.submit(floor.job("start", serial(Step("1"), Step("2", undo_waits=True), Fails())))
         await floor.reached.wait()
         await floor.workers.cancel(task)
-        stopping = asyncio.create_task(floor.workers.stop(0.0))
+        stopping = asyncio.create_task(floor.workers.stop(5.0))
         ended, _ = await asyncio.wait((stopping,), timeout=0.1)
         assert not ended, "the world would be closed under the way back"
         floor.let_go.set()
         await stopping
         assert floor.done == ["1", "2", "not 2", "not 1"]
+
+    on_a_floor(work)
+
+
+@pytest.mark.parametrize("fails_by_itself", [True, False])
+def test_a_way_back_that_hangs_does_not_hold_up_the_stop(fails_by_itself: bool) -> None:
+    async def work(floor: Floor) -> None:
+        last = Fails() if fails_by_itself else Step("3", waits=True)
+        plan = serial(Step("1"), Step("2", undo_waits=True), last)
+        task = await floor.workers.submit(floor.job("start", plan))
+        await floor.reached.wait()
+        began = time.monotonic()
+        await floor.workers.stop(0.1)
+        assert 0.2 <= time.monotonic() - began < 1.0, "twice the time, and no more"
+        assert floor.workers.is_idle("a")
+        assert floor.paper.written == ["start accepted and begun"], "the next life must find it as interrupted"
+        assert not task.ended
+        assert floor.done == ["1", "2"]
+
+    on_a_floor(work)
+
+
+def test_what_hangs_is_cut_and_undone_before_the_stop() -> None:
+    async def work(floor: Floor) -> None:
+        await floor.workers.submit(floor.job("start", serial(Step("1"), Step("2", waits=True))))
+        await floor.reached.wait()
+        await floor.workers.stop(0.1)
+        assert floor.done == ["1", "not 1"]
 
     on_a_floor(work)
 

@@ -7,20 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.xenopsd.daemon import with_daemon
-from tests.xenopsd.machines import plain_vm
-from tests.xenopsd.store.test_store import a_task, with_database
+from tests.xenopsd.machines import full_machine, id_of, plain_vm
+from tests.xenopsd.store.test_store import a_task, registered, with_database
 from xenops.client import Xenops
 from xenops.errors import Fault, IoError
+from xenops.events import Change, Kind
+from xenops.types.disk import Local
 from xenops.types.task import Completed
+from xenops.types.vbd import Vbd
 from xenopsd.engine.tasks import Task, Tasks
 from xenopsd.engine.workers import Job, Workers
 from xenopsd.main import Daemon
 from xenopsd.store.database import Database
 from xenopsd.store.journal import Journal
 from xenopsd.store.machines import Machines
+from xenopsd.store.transaction import Transaction
 
 
 @contextmanager
@@ -44,22 +49,43 @@ def rows(path: Path, table: str) -> list[str]:
     return found
 
 
-def test_a_record_is_owed_and_later_ones_are_refused(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_was_never_there(tmp_path: Path) -> None:
     async def work(database: Database) -> None:
         machines = Machines(database)
         with no_room():
-            machines.put(plain_vm("vm-1"))
-            with pytest.raises(IoError):
-                await machines.commit()
-            with pytest.raises(IoError):
-                machines.put(plain_vm("vm-2"))
-            assert [machine.id for machine in machines] == ["vm-1"]
-        await database.persist()
-        machines.put(plain_vm("vm-3"))
-        await machines.commit()
+            for id in ("vm-1", "vm-2"):
+                with pytest.raises(IoError):
+                    await registered(machines, plain_vm(id))
+            assert list(machines) == []
+        await registered(machines, plain_vm("vm-3"))
 
     with_database(tmp_path / "db", work)
-    assert rows(tmp_path / "db", "machines") == ["vm-1", "vm-3"]
+    assert rows(tmp_path / "db", "machines") == ["vm-3"]
+
+
+def test_what_is_so_in_the_world_is_owed(tmp_path: Path) -> None:
+    drive = Vbd(id=id_of("vm-1", "xvda"), position="xvda")
+
+    async def work(database: Database) -> None:
+        machines = Machines(database)
+        async with machines.changing("vm-1") as revision:
+            revision.put(plain_vm())
+            revision.put_device(Kind.VBD, drive)
+            await revision.commit()
+        with no_room():
+            machines.set_active(Kind.VBD, "vm-1", "xvda", True)
+            await machines.note(Kind.VBD, msgspec.structs.replace(drive, backend=Local(path="/iso")))
+            with pytest.raises(IoError):
+                await machines.commit()
+        await database.persist()
+
+    async def read(database: Database) -> None:
+        device = Machines(database).find("vm-1").device(Kind.VBD, "xvda")
+        assert device.active
+        assert device.record.backend == Local(path="/iso")
+
+    with_database(tmp_path / "db", work)
+    with_database(tmp_path / "db", read)
 
 
 def test_a_refused_task_is_not_found_again(tmp_path: Path) -> None:
@@ -77,7 +103,7 @@ def test_a_refused_task_is_not_found_again(tmp_path: Path) -> None:
 def test_what_is_owed_at_the_end_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def work(database: Database) -> None:
         with no_room():
-            Machines(database).put(plain_vm("vm-1"))
+            database.write("INSERT INTO machines VALUES (?, ?, ?)", "vm-1", 1, b"")
             waiting = asyncio.create_task(database.persist())
             await asyncio.sleep(0)
             database.close()
@@ -98,13 +124,16 @@ def test_a_store_for_which_there_is_no_room_says_so(tmp_path: Path) -> None:
 
 def test_a_refused_statement_harms_no_other(tmp_path: Path) -> None:
     async def work(database: Database) -> None:
-        machines = Machines(database)
-        machines.put(plain_vm("vm-1"))
-        database.write("INSERT INTO machines VALUES (?, ?, ?)", "vm-2", object(), b"")
+        registering = asyncio.create_task(registered(Machines(database), plain_vm("vm-1")))
+        broken = Transaction(database)
+        broken.write("INSERT INTO machines VALUES (?, ?, ?)", "vm-2", 7, b"")
+        broken.write("INSERT INTO machines VALUES (?, ?, ?)", "vm-3", object(), b"")
+        broken.then(lambda: pytest.fail("it was not written"))
         accepted = asyncio.create_task(Journal(database).accept(a_task("t-1"), b"", None, begun=False))
         await asyncio.sleep(0)
         with pytest.raises(IoError):
-            await database.commit()
+            await broken.commit()
+        await registering
         await accepted
 
     with_database(tmp_path / "db", work)
@@ -159,6 +188,35 @@ def test_tasks_come_back_in_the_order_in_which_they_were_accepted(tmp_path: Path
 
     with_database(tmp_path / "db", write)
     with_database(tmp_path / "db", read)
+
+
+def test_what_is_refused_changes_nothing_that_anybody_sees(tmp_path: Path) -> None:
+    metadata = full_machine().metadata()
+    more = Vbd(id=id_of("vm-1", "more"))
+
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.import_metadata(msgspec.to_builtins(metadata))
+        token = await xenops.UPDATES.last_id()
+        with no_room():
+            for change in (
+                lambda: xenops.VM.remove("vm-1"),
+                lambda: xenops.VM.rename("vm-1", "new"),
+                lambda: xenops.VM.import_metadata(msgspec.to_builtins(full_machine("vm-2").metadata())),
+                lambda: xenops.VM.import_metadata({**msgspec.to_builtins(metadata), "vbds": []}),
+                lambda: xenops.VBD.add(more),
+                lambda: xenops.VBD.remove(id_of("vm-1", "xvda")),
+            ):
+                with pytest.raises(IoError):
+                    await change()
+            assert [stat.vm for stat in await xenops.VM.list()] == [metadata.vm]
+            assert await xenops.VM.export_metadata("vm-1") == metadata
+            updates = (await xenops.UPDATES.get(token, 0.0)).updates
+            assert {(update.id, update.change) for update in updates} <= {("vm-1", Change.CHANGED)}
+        await xenops.VBD.add(more)
+        await xenops.VM.remove("vm-1")
+        assert await xenops.VM.list() == []
+
+    with_daemon(tmp_path, work)
 
 
 def test_callers_are_told_and_go_on_when_there_is_room(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.xenopsd.machines import full_machine, plain_vm
 from xenops.errors import DoesNotExist, IoError
 from xenops.events import Kind
 from xenops.types.task import Completed
+from xenops.types.vm import Vm
 from xenopsd.engine.tasks import Task
 from xenopsd.store.database import Database
 from xenopsd.store.journal import Journal, Outcomes
@@ -40,17 +41,27 @@ def test_machines_and_devices_come_back_in_order(tmp_path: Path) -> None:
 
     async def write(database: Database) -> None:
         machines = Machines(database)
-        assert machines.put_metadata(metadata) == (False, [])
-        assert machines.put(plain_vm("vm-2")) is False
+        async with machines.changing("vm-1") as revision:
+            assert revision.put_metadata(metadata) == (False, [])
+            assert "vm-1" not in machines, "it is so only once it is durable"
+            await revision.commit()
+        await registered(machines, plain_vm("vm-2"))
         machines.set_active(Kind.VBD, "vm-1", "xvda", True)
         await machines.commit()
+        async with machines.changing("vm-1") as revision:
+            assert revision.put_device(Kind.VBD, metadata.vbds[0])
+            await revision.commit()
+        assert machines.find("vm-1").device(Kind.VBD, "xvda").active, "a new record does not unplug"
 
     async def read(database: Database) -> None:
         machines = Machines(database)
         assert [machine.id for machine in machines] == ["vm-1", "vm-2"]
         assert machines.find("vm-1").metadata() == metadata
         assert machines.find("vm-1").device(Kind.VBD, "xvda").active
-        machines.remove("vm-1")
+        async with machines.changing("vm-1") as revision:
+            assert len(revision.remove()) == 9
+            assert "vm-1" in machines
+            await revision.commit()
         with pytest.raises(DoesNotExist):
             machines.find("vm-1")
 
@@ -59,8 +70,50 @@ def test_machines_and_devices_come_back_in_order(tmp_path: Path) -> None:
     with_database(tmp_path / "db", lambda database: _assert_ids(database, ["vm-2"]))
 
 
+async def registered(machines: Machines, vm: Vm) -> None:
+    async with machines.changing(vm.id) as revision:
+        revision.put(vm)
+        await revision.commit()
+
+
 async def _assert_ids(database: Database, ids: list[str]) -> None:
     assert [machine.id for machine in Machines(database)] == ids
+
+
+def test_changes_of_one_machine_take_turns(tmp_path: Path) -> None:
+    async def work(database: Database) -> None:
+        machines = Machines(database)
+        seen: list[bool] = []
+
+        async def put(name: str) -> None:
+            async with machines.changing("vm-1") as revision:
+                seen.append(revision.put(plain_vm("vm-1", name)))
+                await revision.commit()
+
+        await asyncio.gather(*(put(name) for name in "abc"))
+        assert seen == [False, True, True]
+        assert machines.find("vm-1").vm.name == "c"
+
+    async def read(database: Database) -> None:
+        assert Machines(database).find("vm-1").vm.name == "c"
+
+    with_database(tmp_path / "db", work)
+    with_database(tmp_path / "db", read)
+
+
+def test_who_leaves_does_not_take_the_change_with_him(tmp_path: Path) -> None:
+    async def work(database: Database) -> None:
+        machines = Machines(database)
+        leaving = asyncio.create_task(registered(machines, plain_vm("vm-1")))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await database.persist()
+        assert "vm-1" in machines
+
+    with_database(tmp_path / "db", work)
+    with_database(tmp_path / "db", lambda database: _assert_ids(database, ["vm-1"]))
 
 
 def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
@@ -70,11 +123,11 @@ from pathlib import Path
 from xenopsd.store.database import Database
 from xenopsd.store.machines import Machines
 from tests.xenopsd.machines import plain_vm
+from tests.xenopsd.store.test_store import registered
 async def run():
     machines = Machines(Database(Path(sys.argv[1])))
     for n in range(1000000):
-        machines.put(plain_vm(f"vm-{n}"))
-        await machines.commit()
+        await registered(machines, plain_vm(f"vm-{n}"))
         print(n, flush=True)
 asyncio.run(run())
 """
@@ -151,7 +204,7 @@ def test_one_unreadable_record_leaves_the_rest_usable(tmp_path: Path, caplog: py
     async def write(database: Database) -> None:
         machines = Machines(database)
         for n in range(3):
-            machines.put(plain_vm(f"vm-{n}"))
+            await registered(machines, plain_vm(f"vm-{n}"))
         database.write("UPDATE machines SET body = ? WHERE id = ?", b"\xc1", "vm-1")
         await machines.commit()
 

@@ -42,7 +42,10 @@ class Qos(Record, frozen=True, kw_only=True):
 
 
 class Vbd(Record, frozen=True, kw_only=True):
-    """A drive as registered; `position` is a device number such as xvda (absent: the first free), no `backend` is an empty drive."""
+    """A drive as registered; no `backend` is an empty drive.
+
+    `position` is a device number such as xvda; absent, it is the first free one, chosen when the drive is registered, and kept.
+    """
 
     id: DeviceId
     position: Maybe[str] = UNSET

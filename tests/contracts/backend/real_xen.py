@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend contract on the real hypervisor: in a control domain, as root, with guests that really boot.
+
+A guest that needs only to exist is GRUB, up in a third of a second. One that has to answer is a small Linux, which
+takes many seconds under emulation: only paravirtual ones do, unless XEN_CONTRACT=all.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from forkexecd.metrics import Metrics
+from forkexecd.posix import Guard
+from forkexecd.runner import Runner
+from tests.contracts.backend.lab import Lab
+from tests.xen import guests
+from xenops.types.ids import DeviceId
+from xenops.types.metadata import Metadata
+from xenops.types.vbd import Vbd
+from xenops.types.vm import MIB, BuilderInfo, Direct, Hvm, Pv, Pvh
+from xenopsd.backends.port import Backend, Surroundings
+from xenopsd.backends.xen.backend import Options, create
+from xenopsd.config import XenopsdSettings
+from xenopsd.main import find_resources
+
+LINUX = Direct(kernel=str(guests.LINUX_ELF), ramdisk=str(guests.LINUX_INITRAMFS), cmdline=guests.LINUX_CMDLINE)
+IDLE: dict[str, BuilderInfo] = {
+    "hvm": Hvm(boot_order="c", video_mib=4),
+    "pv": Pv(boot=Direct(kernel=str(guests.GRUB_PV))),
+    "pvh": Pvh(boot=Direct(kernel=str(guests.GRUB_PVH))),
+}
+ANSWERING: dict[str, BuilderInfo] = {"pv": Pv(boot=LINUX), "pvh": Pvh(boot=LINUX)}
+
+
+class XenLab(Lab):
+    """The real hypervisor of this host."""
+
+    slack = 2 * MIB  # Xen's own bookkeeping comes and goes in its own time
+    overcommits = False
+    answering_kinds = tuple(ANSWERING) if os.environ.get("XEN_CONTRACT") == "all" else ("pv",)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Backend]:
+        programs, _ = find_resources(XenopsdSettings(backend="xen"))
+        guard = Guard()
+        runner = Runner(guard, Metrics(CollectorRegistry()))
+        backend = create(
+            Surroundings(self.folder / "state", programs, runner.run),
+            Options(helpers=1, run_dir=self.folder / "run", minimum_reboot_delay=0.0),
+        )
+        await backend.start(self.note)
+        try:
+            yield backend
+        finally:
+            await backend.stop()
+            await runner.close()
+            guard.close()
+
+    def a_vm(
+        self, kind: str, *, memory_mib: int = 64, disks: int = 1, nics: int = 1, answering: bool = False
+    ) -> Metadata:
+        machine = super().a_vm(kind, memory_mib=memory_mib, disks=disks, nics=nics)
+        return _renamed(machine, ANSWERING[kind] if answering else IDLE[kind], 160 if answering else memory_mib)
+
+    def boots_from(self, vbd: Vbd) -> None:
+        """An HVM guest's disk says something when it is booted."""
+        shutil.copy(guests.HVM_DISK, Path(vbd.backend.path))  # type: ignore[union-attr]
+
+
+def _renamed(machine: Metadata, boot: BuilderInfo, memory_mib: int) -> Metadata:
+    """Machines of two test runs have nothing in common either: xenstore outlives both."""
+    name = str(uuid.uuid4())
+    size = memory_mib * MIB
+    vm = msgspec.structs.replace(
+        machine.vm, id=name, ty=boot, memory_static_max=size, memory_dynamic_max=size, memory_dynamic_min=size
+    )
+    return Metadata(
+        vm=vm,
+        vbds=[msgspec.structs.replace(it, id=DeviceId(vm=name, dev=it.id.dev)) for it in machine.vbds],
+        vifs=[msgspec.structs.replace(it, id=DeviceId(vm=name, dev=it.id.dev)) for it in machine.vifs],
+    )
