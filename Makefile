@@ -10,7 +10,7 @@ READY := .venv/.ready
 VAR := var
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fmt lint types test test-docker bench docs golden clean
+.PHONY: help setup demo run fmt lint types test test-docker test-xen xen-shell bench docs golden clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,13 @@ test: setup ## all tests that need no root, no docker and no Xen
 
 test-docker: setup ## build the images and test the composed stack (needs a docker engine)
 	deploy/docker/test.sh
+
+# TEST chooses: `make test-xen TEST=test_rig.py`, `make test-xen TEST="test_rig.py -k grub -x"`.
+test-xen: setup ## the acceptance suite on the real Xen, in an emulated host (needs root); TEST=file::name chooses
+	$(BIN)/python -m tests.xen.rig test $(if $(TEST),tests/xen/acceptance/$(patsubst tests/xen/acceptance/%,%,$(TEST)))
+
+xen-shell: setup ## a shell in that host
+	@$(BIN)/python -m tests.xen.rig shell
 
 bench: setup ## measure ratios against peers; writes bench/latest.json
 	$(BIN)/python bench/run.py

@@ -46,7 +46,9 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
     state_dir: Annotated[Path, Meta(description="where machines and tasks are remembered")] = Path("/var/lib/xenopsd")
     where_file: Annotated[
         str,
-        Meta(description="file that tells xenops-cli on this host where to ask, URL of the switch included; unset: none"),
+        Meta(
+            description="file that tells xenops-cli on this host where to ask, URL of the switch included; unset: none"
+        ),
     ] = ""
     hooks_dir: Annotated[Path, Meta(description="folders of hook programs, one a hook")] = Path("/etc/xenopsd/hooks.d")
     worker_pool_size: Annotated[int, Meta(ge=1, le=1024, description="machines worked on side by side")] = 25

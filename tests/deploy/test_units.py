@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from xenops.service.settings import parse_file
+from xenops.where import FILE, RUN_DIRECTORY
+
 TOP = Path(__file__).parents[2]
 UNITS = TOP / "deploy/systemd"
 SCRIPTS = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["scripts"]
@@ -41,6 +44,22 @@ def test_it_runs_its_program_as_a_user_of_ours_and_says_when_it_is_ready(service
     assert section["Type"] == "notify"
     assert section["ExecStart"] == f"/usr/bin/{service}"
     assert section["User"] in users
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_it_is_started_again_for_ever_unless_its_settings_are_wrong(service: str) -> None:
+    loaded = unit(service)
+    assert loaded["Unit"]["StartLimitIntervalSec"] == "0"
+    assert loaded["Service"]["Restart"] == "on-failure"
+    assert loaded["Service"]["RestartPreventExitStatus"] == "2"
+
+
+def test_the_file_for_clients_lies_where_they_look_and_where_xenopsd_may_write() -> None:
+    keys = parse_file((TOP / "deploy/config/xenopsd.conf").read_text(), filename="xenopsd.conf")
+    assert keys["where-file"] == str(RUN_DIRECTORY / FILE)
+    section = unit("xenopsd")["Service"]
+    assert f"/run/{section['RuntimeDirectory']}" == str(RUN_DIRECTORY)
+    assert section["RuntimeDirectoryMode"] == "0700"
 
 
 def test_no_two_users_share_a_directory() -> None:

@@ -77,8 +77,9 @@ def _read(searched: list[Path]) -> Where:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StackNotFound(f"{path} cannot be read: {error.strerror}; be its owner or root,"
-                " or set XENOPS_URL and XENOPS_QUEUE") from None
+            raise StackNotFound(
+                f"{path} cannot be read: {error.strerror}; be its owner or root, or set XENOPS_URL and XENOPS_QUEUE"
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StackNotFound(f"{path} does not say where the stack is: {error}; restart the stack") from None
     tried = ", ".join(map(str, searched))

@@ -15,12 +15,14 @@ from xenops.events import Kind
 from xenops.types.console import ConsoleProtocol
 from xenopsd.backends.port import DomainAction
 from xenopsd.backends.simulator import Options, Simulator
-from xenopsd.backends.simulator.console.rfb import HEIGHT, WIDTH, RfbError, ServerSession
+from xenopsd.backends.simulator.console.rfb import HEIGHT, WIDTH, RfbError, ServerSession, picture
 
 from .conftest import Play
 
 HELLO = b"RFB 003.008\n" + b"\x01" + b"\x01"
+TRUE_COLOUR = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 FULL_REQUEST = struct.pack(">BBHHHH", 3, 0, 0, 0, WIDTH, HEIGHT)
+CHANGE_REQUEST = struct.pack(">BBHHHH", 3, 1, 0, 0, WIDTH, HEIGHT)
 SIXTEEN_BITS = b"\0\0\0\0" + struct.pack(">BBBBHHHBBB3x", 16, 16, 0, 1, 31, 63, 31, 11, 5, 0)
 
 
@@ -88,6 +90,47 @@ def test_the_picture_is_there_while_there_is_a_device_model(play: Any) -> None:
     asyncio.run(run())
 
 
+def test_a_screen_takes_keys_changes_and_ends_with_its_machine(play: Any) -> None:
+    async def run() -> None:
+        async with play() as it, asyncio.timeout(10):
+            vm = await it.a_running_vm()
+            reader, writer = await connect(it, vm, ConsoleProtocol.RFB)
+            writer.write(HELLO)
+            await reader.readuntil(b"simulated vm")
+            writer.write(FULL_REQUEST)
+            assert (await reader.readexactly(16 + WIDTH * HEIGHT * 4))[16:] == picture(TRUE_COLOUR)
+            keys = b"".join(struct.pack(">B?2xI", 4, True, key) for key in (*b"halt", 0xFFE1, 0xFF0D))
+            writer.write(CHANGE_REQUEST + keys)
+            shown = (await reader.readexactly(16 + WIDTH * HEIGHT * 4))[16:]
+            assert shown in [picture(TRUE_COLOUR, turn) for turn in range(1, 8)]
+            text, typing = await connect(it, vm, ConsoleProtocol.VT100)
+            await text.readuntil(b"Power down")
+            typing.close()
+            await typing.wait_closed()
+            assert await it.backend.vm.get_action(vm) is DomainAction.POWEROFF
+            await it.backend.vm.destroy(vm)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_change_is_shown_at_once_to_who_waits_and_later_to_who_does_not() -> None:
+    session = ServerSession("x")
+    session.receive(HELLO + CHANGE_REQUEST)
+    session.data_to_send()
+    session.move_on()
+    assert session.data_to_send()[16:] == picture(TRUE_COLOUR, 1)
+    session.move_on()
+    session.move_on()
+    assert session.data_to_send() == b""
+    session.receive(CHANGE_REQUEST)
+    assert session.data_to_send()[16:] == picture(TRUE_COLOUR, 3)
+    session.receive(CHANGE_REQUEST)
+    assert session.data_to_send() == b""
+
+
 def test_a_folder_too_deep_for_a_socket_does_not_matter(tmp_path: Path) -> None:
     async def run() -> None:
         backend = Simulator(tmp_path / ("x" * 100), Options())
@@ -115,8 +158,8 @@ def _said(data: bytes, edges: list[int]) -> tuple[bytes, str]:
         for start, end in itertools.pairwise(edges):
             session.receive(data[start:end])
     except RfbError as error:
-        return session.data_to_send(), str(error)
-    return session.data_to_send(), ""
+        return session.data_to_send() + session.keys_typed(), str(error)
+    return session.data_to_send() + session.keys_typed(), ""
 
 
 def test_a_stranger_is_sent_away() -> None:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from xenops.types.console import Console, ConsoleProtocol
 from xenopsd.backends.simulator.console.rfb import RfbError, ServerSession
@@ -29,6 +30,16 @@ _SUFFIX = {ConsoleProtocol.VT100: "vt", ConsoleProtocol.RFB: "rfb"}
 TypeIn = Callable[[str, bytes], None]
 
 
+class Viewer(Protocol):
+    """Somebody who looks at a domain's console."""
+
+    def show(self, shown: bytes) -> None:
+        """The guest has printed this."""
+
+    def leave(self) -> None:
+        """The domain is gone."""
+
+
 class Sockets:
     """The consoles of all domains; files are named by domain, short enough for a socket's address."""
 
@@ -37,7 +48,7 @@ class Sockets:
         self._type_in: TypeIn = lambda vm, untrusted_keys: None
         self._listeners: dict[tuple[int, ConsoleProtocol], socket.socket] = {}
         self._offered: dict[int, list[Console]] = {}
-        self._viewers: dict[int, set[asyncio.Transport]] = {}
+        self._viewers: dict[int, set[Viewer]] = {}
         self._accepting: set[asyncio.Task[None]] = set()
         _allow_many_files()
 
@@ -59,20 +70,17 @@ class Sockets:
         ]
 
     def show(self, domid: int, shown: bytes) -> None:
-        """Send to whoever looks at the terminal."""
-        for transport in list(self._viewers.get(domid, ())):
-            if transport.get_write_buffer_size() > _BEHIND_BYTES:
-                transport.abort()
-            else:
-                transport.write(shown)
+        """Show to whoever looks."""
+        for viewer in list(self._viewers.get(domid, ())):
+            viewer.show(shown)
 
     def close(self, domid: int) -> None:
         """The domain is gone. Idempotent."""
         for protocol in _SUFFIX:
             self._stop_listening(domid, protocol)
         self._offered.pop(domid, None)
-        for transport in self._viewers.pop(domid, set()):
-            transport.close()
+        for viewer in self._viewers.pop(domid, set()):
+            viewer.leave()
         if not self._listeners:
             with suppress(OSError):  # not there, or not empty
                 self._folder.rmdir()
@@ -122,7 +130,7 @@ class Sockets:
             log.debug("console of domain %d: %s", domain.domid, error)
             return
         viewers = self._viewers.setdefault(domain.domid, set())
-        viewer = _Terminal(domain, viewers, self._type_in) if protocol is ConsoleProtocol.VT100 else _Screen(domain)
+        viewer = (_Terminal if protocol is ConsoleProtocol.VT100 else _Screen)(domain, viewers, self._type_in)
         task = asyncio.create_task(_attach(connection, viewer))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
@@ -132,52 +140,77 @@ async def _attach(connection: socket.socket, viewer: asyncio.Protocol) -> None:
     await asyncio.get_running_loop().connect_accepted_socket(lambda: viewer, connection)
 
 
-class _Terminal(asyncio.Protocol):
-    """One viewer of a terminal: it sees what was printed so far, then what is printed next."""
+class _Connection(asyncio.Protocol):
+    """One viewer's connection, dropped when it is too far behind."""
 
-    def __init__(self, domain: Domain, viewers: set[asyncio.Transport], type_in: TypeIn) -> None:
-        self._domain, self._viewers, self._type_in = domain, viewers, type_in
+    def __init__(self, domain: Domain, viewers: set[Viewer], type_in: TypeIn) -> None:
+        self._domain, self._viewers = domain, viewers
+        self._type_in: TypeIn = type_in
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._viewers.add(transport)
-        transport.write(self._domain.console)
-
-    def data_received(self, untrusted_data: bytes) -> None:
-        self._type_in(self._domain.vm, untrusted_data)
+        self._viewers.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._viewers.discard(self)
+
+    def show(self, shown: bytes) -> None:
+        raise NotImplementedError
+
+    def leave(self) -> None:
         if self._transport is not None:
-            self._viewers.discard(self._transport)
-
-
-class _Screen(asyncio.Protocol):
-    """One viewer of the picture."""
-
-    def __init__(self, domain: Domain) -> None:
-        self._session = ServerSession(f"simulated {domain.name}")
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._session.data_to_send())
-
-    def data_received(self, untrusted_data: bytes) -> None:
-        if self._transport is None:
-            return
-        try:
-            self._session.receive(untrusted_data)
-        except RfbError as error:
-            log.info("a viewer does not speak RFB 3.8: %s", error)
             self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is None or not data:
             return
         if self._transport.get_write_buffer_size() > _BEHIND_BYTES:
             self._transport.abort()
         else:
-            self._transport.write(self._session.data_to_send())
+            self._transport.write(data)
+
+
+class _Terminal(_Connection):
+    """A viewer of a terminal: it sees what was printed so far, then what is printed next."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._write(self._domain.console)
+
+    def data_received(self, untrusted_data: bytes) -> None:
+        self._type_in(self._domain.vm, untrusted_data)
+
+    def show(self, shown: bytes) -> None:
+        self._write(shown)
+
+
+class _Screen(_Connection):
+    """A viewer of the picture."""
+
+    def __init__(self, domain: Domain, viewers: set[Viewer], type_in: TypeIn) -> None:
+        super().__init__(domain, viewers, type_in)
+        self._session = ServerSession(f"simulated {domain.name}")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._write(self._session.data_to_send())
+
+    def data_received(self, untrusted_data: bytes) -> None:
+        try:
+            self._session.receive(untrusted_data)
+        except RfbError as error:
+            log.info("a viewer does not speak RFB 3.8: %s", error)
+            self.leave()
+            return
+        if untrusted_keys := self._session.keys_typed():
+            self._type_in(self._domain.vm, untrusted_keys)
+        self._write(self._session.data_to_send())
+
+    def show(self, shown: bytes) -> None:
+        self._session.move_on()
+        self._write(self._session.data_to_send())
 
 
 def _short(folder: Path) -> Path:
