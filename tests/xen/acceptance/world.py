@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Xen host holds at one moment, so that a test can show that it left nothing behind.
+
+Domains, xenstore, loop devices, network interfaces, processes. It only looks, and takes two programs to do so.
+"""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+# Empty directories that Debian's own tools make on first use and keep.
+LASTING = re.compile(
+    r"/(libxl|vm|local|tool|local/pool|local/domain(/0(/backend(/\w+)?|/device-model|/console)?)?)( = \"\")?$"
+)
+
+World = frozenset[str]
+
+
+def look() -> World:
+    """The host as it is now, one line for each thing."""
+    found = {f"xenstore {line}" for line in _run("xenstore-ls", "-f") if not LASTING.match(line)}
+    found |= {f"domain {line.split()[1]} {line.split()[0]}" for line in _run("xl", "list")[1:]}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        found.add(f"loop {backing.parts[3]} {backing.read_text().strip()}")
+    found |= {f"interface {path.name}" for path in Path("/sys/class/net").iterdir()}
+    return frozenset(found | _processes())
+
+
+def settle(before: World, *, timeout_s: float = 20) -> list[str]:
+    """What differs from before, once it differs no more or the time is up; + is new, - is gone."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        now = look()
+        changes = [f"- {line}" for line in sorted(before - now)] + [f"+ {line}" for line in sorted(now - before)]
+        if not changes or time.monotonic() > deadline:
+            return changes
+        time.sleep(0.3)
+
+
+def _run(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def _processes() -> set[str]:
+    """Children of this process, and those that nobody waits for; not what others do over ssh meanwhile."""
+    found: set[str] = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (OSError, IndexError):
+            continue  # it has ended
+        if command and parent in {1, os.getpid()} and "sleep infinity" not in command:
+            found.add(f"process {folder.name} {command}")
+    return found
