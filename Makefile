@@ -4,10 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := shared services clients deploy tests bench examples
+SOURCES := shared services clients deploy docs tests bench examples
 READY := .venv/.ready
-# Where the sample run (make run) and the demonstration keep their state.
-VAR := var
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run fmt lint types test test-docker test-xen xen-shell bench docs golden clean
@@ -58,8 +56,9 @@ xen-shell: setup ## a shell in that host
 bench: setup ## measure ratios against peers; writes bench/latest.json
 	$(BIN)/python bench/run.py
 
-docs: setup ## derive the manual from the interfaces
+docs: setup ## derive the manual from the interfaces, the drawings of states from their tables
 	$(BIN)/python -m xenops.derive
+	$(BIN)/python docs/states/draw.py
 
 golden: setup docs ## rewrite the golden files, to be read as a diff
 	UPDATE_GOLDEN=1 $(BIN)/pytest -q tests -k golden

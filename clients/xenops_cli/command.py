@@ -71,6 +71,7 @@ def count(text: str) -> int:
     return int(text)
 
 
+MOST_BYTES = 1 << 52  # the bound of the interface
 _UNITS = {"": 20, "k": 10, "m": 20, "g": 30, "t": 40}
 _SIZE = re.compile(r"([0-9]{1,15})(?:([kmgt]?)(?:ib?)?)", re.IGNORECASE)
 
@@ -80,7 +81,10 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory; write 256 (MiB), 512M or 2G")
-    return int(match[1]) << _UNITS[match[2].lower()]
+    amount = int(match[1]) << _UNITS[(match[2] or "").lower()]
+    if amount > MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is more memory than a machine can have, {MOST_BYTES >> 40} TiB")
+    return amount
 
 
 def table_arguments(columns: tuple[Column, ...]) -> tuple[Argument, ...]:

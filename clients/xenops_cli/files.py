@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from xenops_cli.exits import Complaint
+from xenops_cli.exits import Complaint, Exit
 
 LARGEST = 16 << 20  # bytes; a configuration is never larger, a mistyped device may be endless
 
@@ -21,11 +21,14 @@ def read_text(filename: str) -> str:
                 raw = file.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise Complaint(f"{filename} is larger than {LARGEST >> 20} MiB; this is no configuration")
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except OSError as error:
         raise Complaint(f"cannot read {filename}: {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
-        raise Complaint(f"{filename} is not text in UTF-8 (byte {error.start})") from None
+        raise Complaint(f"{filename} is not text in UTF-8 (byte {error.start})", Exit.USAGE) from None
+    if not text.strip():
+        raise Complaint(f"{filename} is empty; was it written to its end?", Exit.USAGE)
+    return text
 
 
 def write_text(filename: str, text: str) -> None:

@@ -11,7 +11,7 @@ from stack import Stack, StackFailed
 from xenops.service.process import run
 from xenops.where import Where
 
-VAR = Path(os.environ.get("VAR", Path(__file__).resolve().parents[2] / "var"))
+VAR = Path(os.environ.get("VAR", Path(__file__).resolve().parents[2] / "var")).resolve()
 
 BANNER = """
   xenopsd is running, with a simulated hypervisor.

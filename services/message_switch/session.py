@@ -8,6 +8,7 @@ Pure: the rim feeds it, takes what `outbox` holds, ticks it now and then, and cl
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -215,16 +216,12 @@ class Session:
         elif self.state is State.CLOSING:
             if kind is spec.Connection.CloseOk:
                 self.state = State.CLOSED
-        elif self.state is State.START and kind is spec.Connection.StartOk:
-            self._authenticate(method)
-        elif self.state is State.TUNE and kind is spec.Connection.TuneOk:
-            self._tune(method)
-        elif self.state is State.OPEN and kind is spec.Connection.Open:
-            self._open(method)
+        elif (turn := TURNS.get(self.state)) and kind is turn.expected:
+            self.state = turn.then if turn.take(self, method) else State.CLOSED
         else:
             raise ConnectionFault(Code.COMMAND_INVALID, f"{method.NAME} is not expected here")
 
-    def _authenticate(self, method: Any) -> None:
+    def _authenticate(self, method: Any) -> bool:
         capabilities = (method.client_properties or {}).get("capabilities")
         self._client = capabilities if isinstance(capabilities, dict) else {}
         response = method.response if isinstance(method.response, bytes) else str(method.response).encode()
@@ -236,16 +233,15 @@ class Session:
         if not known:
             log.warning("%s: login refused", self.name)
             if not self._client.get("authentication_failure_close"):
-                self.state = State.CLOSED
-                return
+                return False
             raise ConnectionFault(
                 Code.ACCESS_REFUSED, "Login was refused using authentication mechanism PLAIN or EXTERNAL"
             )
         limits = self._limits
         self._send(0, spec.Connection.Tune(limits.channel_max, limits.frame_max, limits.heartbeat_s))
-        self.state = State.TUNE
+        return True
 
-    def _tune(self, method: Any) -> None:
+    def _tune(self, method: Any) -> bool:
         limits = self._limits
         for name, asked, most, least in (
             ("frame_max", method.frame_max, limits.frame_max, FRAME_MIN),
@@ -258,14 +254,14 @@ class Session:
         self._channel_max = method.channel_max
         self._reader.frame_max = method.frame_max
         self.heartbeat_s = method.heartbeat
-        self.state = State.OPEN
+        return True
 
-    def _open(self, method: Any) -> None:
+    def _open(self, method: Any) -> bool:
         if method.virtual_host != "/":
             raise ConnectionFault(Code.NOT_ALLOWED, f"vhost {method.virtual_host} not found")
         self._send(0, spec.Connection.OpenOk())
         self._deadline = None
-        self.state = State.RUNNING
+        return True
 
     # -- channels ----------------------------------------------------------------------------------------------------
 
@@ -320,6 +316,21 @@ class Session:
     def _send(self, number: int, method: Any) -> None:
         self.outbox.send(encode_method(number, method))
 
+
+@dataclass(frozen=True)
+class Turn:
+    """The one method that a peer may send next, beside connection.close; what takes it, and where that leads if it is good."""
+
+    expected: type
+    take: Callable[[Session, Any], bool]
+    then: State
+
+
+TURNS = {
+    State.START: Turn(spec.Connection.StartOk, Session._authenticate, State.TUNE),
+    State.TUNE: Turn(spec.Connection.TuneOk, Session._tune, State.OPEN),
+    State.OPEN: Turn(spec.Connection.Open, Session._open, State.RUNNING),
+}
 
 _OPEN, _CLOSE, _CLOSE_OK = (
     m.INDEX.to_bytes(4, "big") for m in (spec.Channel.Open, spec.Channel.Close, spec.Channel.CloseOk)

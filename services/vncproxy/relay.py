@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets: one viewer on a loopback port, one console behind it, and opaque bytes both ways.
+"""One viewer on a loopback port, one console behind it, and opaque bytes both ways.
 
 It never listens on anything but loopback, and never looks into the bytes. A session's life:
 
@@ -8,18 +8,15 @@ It never listens on anything but loopback, and never looks into the bytes. A ses
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 
+from vncproxy.ends import LOOPBACK, End, Socket, connect
 from vncproxy.metrics import Metrics
 from xenops.errors import Busy, DoesNotExist
 from xenops.types.console import Console, ConsoleProtocol, ConsoleRoute
 
 log = logging.getLogger(__name__)
-LOOPBACK = "127.0.0.1"
-CHUNK = 1 << 16  # all that is ever buffered of one direction: who sends faster than the other reads has to wait
-_CONNECT_S = 5.0
 
 
 class Relay:
@@ -46,7 +43,7 @@ class Relay:
             raise Busy(f"vncproxy, which carries {self._limit} sessions at once,", 1000)
         self._opening += 1
         try:
-            console_socket = await _connect(console)
+            console_end = await connect(console)
         except (OSError, ValueError) as error:
             self._metrics.ended.labels(protocol.value, "unreachable").inc()
             log.info("the %s console of %s cannot be reached: %s", protocol.value, vm, error)
@@ -56,16 +53,16 @@ class Relay:
         try:
             listener = _listen()
         except OSError:
-            console_socket.close()
+            console_end.close()
             raise
         port: int = listener.getsockname()[1]
-        session = asyncio.create_task(self._session(vm, protocol, listener, console_socket))
+        session = asyncio.create_task(self._session(vm, protocol, listener, console_end))
         self._sessions.add(session)
         self._metrics.sessions.set(len(self._sessions))
 
         def ended(_: asyncio.Task[str]) -> None:
             listener.close()  # here, since a task that is cancelled before its first step closes nothing
-            console_socket.close()
+            console_end.close()
             self._ended(session, vm, protocol)
 
         session.add_done_callback(ended)
@@ -78,9 +75,7 @@ class Relay:
         while self._sessions:
             await asyncio.wait(self._sessions)
 
-    async def _session(
-        self, vm: str, protocol: ConsoleProtocol, listener: socket.socket, console: socket.socket
-    ) -> str:
+    async def _session(self, vm: str, protocol: ConsoleProtocol, listener: socket.socket, console: End) -> str:
         try:
             async with asyncio.timeout(self._expires_s):
                 viewer, _ = await asyncio.get_running_loop().sock_accept(listener)
@@ -90,7 +85,7 @@ class Relay:
         with viewer:
             log.info("a viewer is connected to the %s console of %s", protocol.value, vm)
             viewer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return await _Conversation(viewer, console, self._metrics).carry(self._half_closed_s)
+            return await _Conversation(Socket(viewer), console, self._metrics).carry(self._half_closed_s)
 
     def _ended(self, session: asyncio.Task[str], vm: str, protocol: ConsoleProtocol) -> None:
         self._sessions.discard(session)
@@ -109,7 +104,7 @@ class Relay:
 class _Conversation:
     """Bytes both ways between a viewer and a console, each direction with its own end."""
 
-    def __init__(self, viewer: socket.socket, console: socket.socket, metrics: Metrics) -> None:
+    def __init__(self, viewer: End, console: End, metrics: Metrics) -> None:
         self._viewer, self._console, self._metrics = viewer, console, metrics
         self._moved = 0
 
@@ -130,14 +125,13 @@ class _Conversation:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
 
-    async def _carry(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
-        loop, count = asyncio.get_running_loop(), self._metrics.bytes.labels(direction)
-        while untrusted := await loop.sock_recv(source, CHUNK):
-            await loop.sock_sendall(sink, untrusted)
+    async def _carry(self, source: End, sink: End, direction: str) -> None:
+        count = self._metrics.bytes.labels(direction)
+        while untrusted := await source.receive():
+            await sink.send(untrusted)
             self._moved += len(untrusted)
             count.inc(len(untrusted))
-        with contextlib.suppress(OSError):  # it may have closed altogether in the meantime
-            sink.shutdown(socket.SHUT_WR)
+        sink.finish()
 
     async def _hear_out(self, rest: set[asyncio.Task[None]], half_closed_s: float) -> None:
         """Let the other direction go on as long as bytes come: only from them does it show that its reader has gone."""
@@ -158,21 +152,3 @@ def _listen() -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-async def _connect(console: Console) -> socket.socket:
-    """A connection to a Unix socket or loopback port; ValueError if the console names neither."""
-    if not console.path and not 0 < console.port < 65536:
-        raise ValueError("it has neither a socket nor a port")
-    family = socket.AF_UNIX if console.path else socket.AF_INET
-    end = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        end.setblocking(False)
-        async with asyncio.timeout(_CONNECT_S):
-            await asyncio.get_running_loop().sock_connect(end, console.path or (LOOPBACK, console.port))
-        if family == socket.AF_INET:
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        end.close()
-        raise
-    return end

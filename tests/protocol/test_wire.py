@@ -110,6 +110,7 @@ def test_what_is_wrong_is_said_with_its_path(content_type: str, params: Any, pat
         (b"", MSGPACK, "body"),
         (b"\x80", MSGPACK, "request.method"),
         (b"\x82\xa6method\xa1x\xa1y\x01", MSGPACK, "request.y"),
+        (b"\x81\x01\x02", MSGPACK, "request"),
         (b" [1]", JSON, "request"),
         (b'{"method": "x", "jsonrpc": "1.0"}', JSON, "request.jsonrpc"),
         (b'{"method": "\xff"}', JSON, "body"),

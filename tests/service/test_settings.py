@@ -3,7 +3,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -23,6 +23,7 @@ class Some(Settings, frozen=True, kw_only=True):
     sort: Annotated[str, Meta(description="which sort: a or b", pattern=r"^[ab]\Z")] = "a"
     friends: Annotated[list[str], Meta(description="whom it knows")] = []
     limit: Annotated[float | None, Meta(description="seconds")] = None
+    pace: Annotated[Literal["walk", "run"], Meta(description="how it goes")] = "walk"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,9 @@ def test_values_take_the_type_of_their_key(tmp_path: Path) -> None:
     [
         ("prot = 1", "unknown key 'prot'; did you mean 'port'"),
         ("zzz = 1", "--help lists the keys"),
-        ("port = many", "key port: Expected `int`, got `str`"),
+        ("port = many", "key port: is not a whole number"),
+        ("limit = soon", "key limit: is not a number"),
+        ("pace = trot", "key pace: is none of walk, run"),
         ("port = 70000", "key port: Expected `int` <= 65535"),
         ("sort = c", "key sort: not accepted; which sort: a or b"),
         ("quick = perhaps", "neither true nor false"),

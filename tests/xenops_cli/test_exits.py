@@ -95,6 +95,7 @@ def test_a_mistake_of_our_own_has_no_traceback_unless_asked_for(cli: Any) -> Non
         (["shutdown", "x", "--timeout=-1"], "is not a number of seconds"),
         (["shutdown", "x", "--timeout", "nan"], "is not a number of seconds"),
         (["mem-set", "x", "lots"], "write 256 (MiB)"),
+        (["mem-set", "x", "99999999999999"], "more memory than a machine can have"),
         (["vcpu-set", "x", "0"], "is not a whole number of one or more"),
         (["suspend", "x"], "--block-device/--file"),
         (["cd-eject", "x"], "write VM.DEV"),

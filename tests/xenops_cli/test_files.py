@@ -60,7 +60,9 @@ def test_a_syntax_error_has_a_caret(cli: Any, world: Any, tmp_path: Path) -> Non
     ("content", "code", "hint"),
     [
         (None, 1, "No such file"),
-        (b"\xff\xfe", 1, "not text in UTF-8"),
+        (b"\xff\xfe", 2, "not text in UTF-8"),
+        (b"", 2, "is empty"),
+        (b" \n", 2, "is empty"),
         (b"{", 2, "no JSON document"),
         (b'{"vm": {"id": "a", "ty": {"type": "HVM", "happ": 1}}}', 2, "happ"),
     ],

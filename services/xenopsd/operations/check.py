@@ -28,6 +28,14 @@ from xenopsd.operations.reboot import reboot
 from xenopsd.operations.shutdown import dismantle, power_off
 from xenopsd.store.machine import Machine
 
+# Which field of a machine's record says what to do.
+ANSWERS = {
+    DomainAction.POWEROFF: "on_shutdown",
+    DomainAction.REBOOT: "on_reboot",
+    DomainAction.CRASHDUMP: "on_crash",
+    DomainAction.SOFTRESET: "on_softreboot",
+}
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -58,20 +66,12 @@ def plan(machine: Machine, facts: Facts) -> Plan:
 
 def wanted(machine: Machine, facts: Facts) -> list[Action]:
     """The actions that the machine's record asks for, after damping of loops."""
-    record = machine.vm
-    match facts.action:
-        case DomainAction.POWEROFF:
-            return record.on_shutdown
-        case DomainAction.REBOOT:
-            return record.on_reboot
-        case DomainAction.SOFTRESET:
-            return record.on_softreboot
-        case DomainAction.CRASHDUMP if facts.ran_s < facts.minimum_run_s:
-            return [Action.SHUTDOWN if action is Action.START else action for action in record.on_crash]
-        case DomainAction.CRASHDUMP:
-            return record.on_crash
-        case _:
-            return [Action.SHUTDOWN]
+    if facts.action not in ANSWERS:
+        return [Action.SHUTDOWN]
+    actions: list[Action] = getattr(machine.vm, ANSWERS[facts.action])
+    if facts.action is DomainAction.CRASHDUMP and facts.ran_s < facts.minimum_run_s:
+        return [Action.SHUTDOWN if action is Action.START else action for action in actions]
+    return actions
 
 
 def restarts(machine: Machine, facts: Facts) -> bool:

@@ -5,20 +5,18 @@ from typing import ClassVar
 
 from xenops.events import Kind
 from xenops.types.disk import Disk
-from xenops.types.vm import PowerState
 from xenopsd.atoms import vbd
 from xenopsd.atoms.kind import KINDS
 from xenopsd.engine.plan import Plan
+from xenopsd.operations.life import LIVE
 from xenopsd.operations.operation import Operation
 from xenopsd.store.machine import Machine
-
-_LIVE = (PowerState.RUNNING, PowerState.PAUSED)
 
 
 class Plug(Operation, frozen=True, kw_only=True, tag="plug"):
     """Show a device to the guest."""
 
-    needs: ClassVar = _LIVE
+    needs: ClassVar = LIVE
     kind: Kind
     dev: str
 
@@ -48,7 +46,7 @@ class Unplug(Operation, frozen=True, kw_only=True, tag="unplug"):
 class Insert(Operation, frozen=True, kw_only=True, tag="VBD.insert"):
     """Put a medium into an empty drive."""
 
-    needs: ClassVar = _LIVE
+    needs: ClassVar = LIVE
     dev: str
     disk: Disk
 
@@ -59,7 +57,7 @@ class Insert(Operation, frozen=True, kw_only=True, tag="VBD.insert"):
 class Eject(Operation, frozen=True, kw_only=True, tag="VBD.eject"):
     """Take the medium out of a drive."""
 
-    needs: ClassVar = _LIVE
+    needs: ClassVar = LIVE
     dev: str
 
     def plan(self, machine: Machine) -> Plan:

@@ -3,11 +3,11 @@
 
 from typing import ClassVar
 
-from xenops.types.vm import PowerState
 from xenopsd.atoms import hook, vm
 from xenopsd.atoms.hook import Hook, Reason
 from xenopsd.backends.port import ShutdownReason
 from xenopsd.engine.plan import Plan, serial
+from xenopsd.operations.life import needed
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.shutdown import ask, power_off
 from xenopsd.operations.start import start
@@ -17,7 +17,7 @@ from xenopsd.store.machine import Machine
 class Reboot(Operation, frozen=True, kw_only=True, tag="VM.reboot"):
     """At once, or cleanly within a delay; the machine ends Running."""
 
-    needs: ClassVar = (PowerState.RUNNING, PowerState.PAUSED)
+    needs: ClassVar = needed("VM.reboot")
     reboots: ClassVar = True
     delay: float | None = None
 

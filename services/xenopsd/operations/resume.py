@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from xenops.events import Kind
 from xenops.types.disk import Disk
-from xenops.types.vm import PowerState
 from xenopsd.atoms import hook, pci, vm
 from xenopsd.atoms.hook import Hook
 from xenopsd.atoms.kind import plug_after_device_model, plug_before_device_model
 from xenopsd.engine.plan import NOTHING, Pivot, Plan, serial
+from xenopsd.operations.life import needed
 from xenopsd.operations.operation import Operation
 from xenopsd.store.machine import Machine
 
@@ -20,7 +20,7 @@ class Resume(Operation, frozen=True, kw_only=True, tag="VM.resume"):
     Until it is whole the image stays the truth: a failure leaves the machine Suspended.
     """
 
-    needs: ClassVar = (PowerState.SUSPENDED, PowerState.HALTED)
+    needs: ClassVar = needed("VM.resume")
     disk: Disk
     paused: bool = True
 

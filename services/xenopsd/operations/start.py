@@ -4,11 +4,11 @@
 from typing import ClassVar
 
 from xenops.events import Kind
-from xenops.types.vm import PowerState
 from xenopsd.atoms import hook, pci, vm
 from xenopsd.atoms.hook import Hook
 from xenopsd.atoms.kind import plug_after_device_model, plug_before_device_model
 from xenopsd.engine.plan import NOTHING, Pivot, Plan, serial
+from xenopsd.operations.life import needed
 from xenopsd.operations.operation import Operation
 from xenopsd.store.machine import Machine
 
@@ -16,7 +16,7 @@ from xenopsd.store.machine import Machine
 class Start(Operation, frozen=True, kw_only=True, tag="VM.start"):
     """Create the domain, build it, plug every device; it ends Paused or Running."""
 
-    needs: ClassVar = (PowerState.HALTED,)
+    needs: ClassVar = needed("VM.start")
     force: bool = False
     paused: bool = True
 

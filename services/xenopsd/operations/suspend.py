@@ -4,10 +4,10 @@
 from typing import ClassVar
 
 from xenops.types.disk import Disk
-from xenops.types.vm import PowerState
 from xenopsd.atoms import hook, vm
 from xenopsd.atoms.hook import Hook, Reason
 from xenopsd.engine.plan import Plan, serial
+from xenopsd.operations.life import needed
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.shutdown import power_off
 from xenopsd.store.machine import Machine
@@ -16,7 +16,7 @@ from xenopsd.store.machine import Machine
 class Suspend(Operation, frozen=True, kw_only=True, tag="VM.suspend"):
     """Write the memory image and destroy the domain; the machine ends Suspended."""
 
-    needs: ClassVar = (PowerState.RUNNING,)
+    needs: ClassVar = needed("VM.suspend")
     disk: Disk
 
     def plan(self, machine: Machine) -> Plan:
@@ -30,7 +30,7 @@ class Suspend(Operation, frozen=True, kw_only=True, tag="VM.suspend"):
 class Checkpoint(Operation, frozen=True, kw_only=True, tag="VM.checkpoint"):
     """Write the memory image and wake the domain again."""
 
-    needs: ClassVar = (PowerState.RUNNING,)
+    needs: ClassVar = needed("VM.checkpoint")
     disk: Disk
 
     def plan(self, machine: Machine) -> Plan:

@@ -401,10 +401,9 @@ class NoSuchService(ServiceFault):
 class SwitchUnreachable(ServiceFault):
     """No connection to the message switch came about in time."""
 
-    sentence = (
-        "the message switch at {address} cannot be reached; is it running? `xenops-cli where` says which one is meant"
-    )
+    sentence = "the message switch at {address} cannot be reached: {why}; is it the right one, and does it run?"
     address: str
+    why: str = "it does not answer"
 
 
 class ConnectionLost(ServiceFault):

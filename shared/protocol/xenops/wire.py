@@ -49,7 +49,7 @@ _json_call_decoder = msgspec.json.Decoder(JsonCall)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 _event_decoder = msgspec.msgpack.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>.*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$")
 
 _NUL = (b"\0", rb"\u0000")
@@ -75,6 +75,7 @@ def bad_request(error: msgspec.ValidationError | msgspec.DecodeError, *, root: s
     """The fault that names the field: `$.vm.disks[0]` below `root` and what is wrong there."""
     match = _AT.match(str(error))
     what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
+    what = f"of a key: {what}" if match and match["key"] else what
     path = root + path.removeprefix("$")
     named = _FIELD.match(what)
     if named:

@@ -52,6 +52,8 @@ def tell(lab: Lab) -> Callable[..., None]:
                 machine = Machine(backend, lab.a_vm(kind, answering=answering, **wishes))
                 if started:
                     await machine.start()
+                if answering:
+                    await lab.awake(machine)
                 await story(backend, machine)
                 await machine.stop()
                 await backend.vm.forget(machine.vm)

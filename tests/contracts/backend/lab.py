@@ -95,6 +95,9 @@ class Lab:
             ],
         )
 
+    async def awake(self, machine: "Machine") -> None:
+        """Return when the guest of a started machine can answer; here it can from the beginning."""
+
     def a_disk(self, vm: Vm, position: str) -> Vbd:
         """A disk whose bytes exist."""
         medium = self.a_medium(f"{vm.id}-{position}")

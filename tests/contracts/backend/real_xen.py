@@ -5,12 +5,11 @@ A guest that needs only to exist is GRUB, up in a third of a second. One that ha
 takes many seconds under emulation: only paravirtual ones do, unless XEN_CONTRACT=all.
 """
 
+import asyncio
 import os
-import shutil
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -18,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from forkexecd.metrics import Metrics
 from forkexecd.posix import Guard
 from forkexecd.runner import Runner
-from tests.contracts.backend.lab import Lab
+from tests.contracts.backend.lab import Lab, Machine
 from tests.xen import guests
+from tests.xen.acceptance.console import attached
 from xenops.types.ids import DeviceId
 from xenops.types.metadata import Metadata
-from xenops.types.vbd import Vbd
 from xenops.types.vm import MIB, BuilderInfo, Direct, Hvm, Pv, Pvh
 from xenopsd.backends.port import Backend, Surroundings
 from xenopsd.backends.xen.backend import Options, create
@@ -68,9 +67,14 @@ class XenLab(Lab):
         machine = super().a_vm(kind, memory_mib=memory_mib, disks=disks, nics=nics)
         return _renamed(machine, ANSWERING[kind] if answering else IDLE[kind], 160 if answering else memory_mib)
 
-    def boots_from(self, vbd: Vbd) -> None:
-        """An HVM guest's disk says something when it is booted."""
-        shutil.copy(guests.HVM_DISK, Path(vbd.backend.path))  # type: ignore[union-attr]
+    async def awake(self, machine: Machine) -> None:
+        [domid] = (await machine.state()).domids
+        await asyncio.to_thread(_hear, domid)
+
+
+def _hear(domid: int) -> None:
+    with attached(domid) as console:
+        console.wait(guests.LINUX_UP)
 
 
 def _renamed(machine: Metadata, boot: BuilderInfo, memory_mib: int) -> Metadata:

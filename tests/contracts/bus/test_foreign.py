@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,8 +13,9 @@ import msgspec
 import pika
 import pytest
 
+from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import MSGPACK
-from xenops.errors import BadRequest
+from xenops.errors import BadRequest, SwitchUnreachable
 from xenops.idl import Interface, rpc
 from xenops.rpc import Dispatcher, stub
 
@@ -159,3 +161,28 @@ def test_replies_that_can_reach_nobody_harm_nobody(amqp_world: AmqpWorld, reply_
         await still_answers(world, queue)
 
     ask(amqp_world)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "127.0.0.1:5672", "amqp://127.0.0.1:port/", ""])
+def test_what_is_no_url_of_a_switch_is_refused_by_name(url: str) -> None:
+    with pytest.raises(BadRequest, match="write amqp://"):
+        AmqpBus(url)
+
+
+@scenario
+async def test_a_refused_login_is_told_from_a_switch_that_is_not_there(amqp_world: AmqpWorld) -> None:
+    user, _, place = amqp_world.url.rpartition("@")
+    stranger = AmqpBus(f"{user}-not@{place}")
+    try:
+        with pytest.raises(SwitchUnreachable, match="refuses the user or the password"):
+            await stranger.connect(2.0)
+    finally:
+        await stranger.close()
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    nowhere = AmqpBus(f"amqp://user:password@127.0.0.1:{port}/")
+    try:
+        with pytest.raises(SwitchUnreachable, match="nobody listens there"):
+            await nowhere.connect(0.5)
+    finally:
+        await nowhere.close()

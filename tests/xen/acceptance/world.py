@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Empty directories that Debian's own tools make on first use and keep.
 LASTING = re.compile(
-    r"/(libxl|vm|local|tool|local/pool|local/domain(/0(/backend(/\w+)?|/device-model|/console)?)?)( = \"\")?$"
+    r"/(libxl|vm|xenopsd(/\w+)?|local|tool|local/pool|local/domain(/0(/backend(/\w+)?|/device-model|/console)?)?)( = \"\")?$"
 )
 
 World = frozenset[str]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pika
 from pika import spec
 from pika.channel import Channel
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, AuthenticationError, ConnectionClosed, ProbableAuthenticationError
 from pika.spec import Basic, BasicProperties
 
 from xenops.bus import meters
@@ -36,6 +36,7 @@ _CONNECT_TIMEOUT_S = 10.0
 _PAUSE_S = (0.05, 2.0)  # between attempts: the first, and the longest
 _PROBE_S = (0.05, 1.0)  # between looks at a queue that nobody serves
 _GOODBYE_S = 2.0
+_ACCESS_REFUSED = 403
 _RETRY_AFTER_MS = 500
 _MAX_BODY = 16 << 20  # RabbitMQ closes the channel of who sends more
 _MAX_BUFFERED = 32 << 20
@@ -49,8 +50,8 @@ class AmqpBus:
     """One process's connection to the switch at `url`, `amqp://user:password@host:port/%2F`."""
 
     def __init__(self, url: str, *, name: str = "") -> None:
-        self._parameters = _parameters(url, name)
         self.address = address(url)
+        self._parameters = _parameters(url, name)
         self._link: Link | None = None
         self._lane: Lane | None = None  # requests and their replies, confirmed
         self._out: Lane | None = None  # replies and events, unconfirmed
@@ -59,6 +60,7 @@ class AmqpBus:
         self._parts: list[Served | Subscribed] = []
         self._owed: deque[tuple[str, Message]] = deque(maxlen=_MAX_OWED)
         self._up = asyncio.Event()
+        self._why: object = None  # there is no connection
         self._running: asyncio.Task[None] | None = None
         self._mending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -70,7 +72,7 @@ class AmqpBus:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
         except TimeoutError:
-            raise SwitchUnreachable(self.address) from None
+            raise SwitchUnreachable(self.address, _explained(self._why)) from None
 
     async def close(self) -> None:
         self._closed = True
@@ -147,6 +149,7 @@ class AmqpBus:
                 why: object = await link.closed
             except (OSError, AMQPError, TimeoutError) as error:
                 why = error
+            self._why = why
             self._down()
             log.log(
                 logging.WARNING if pause == _PAUSE_S[0] else logging.DEBUG, "no connection to %s: %r", self.address, why
@@ -280,10 +283,29 @@ class AmqpBus:
 
 
 def address(url: str) -> str:
-    """Where the switch is, for logs and faults: without the password."""
-    parts = urlsplit(url)
+    """Where the switch is, for logs and faults: without the password. Raises `BadRequest` for what is no such URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 5672
+    except ValueError as error:
+        raise BadRequest("url", f"{error}; write amqp://user:password@host:port/%2F") from None
+    if parts.scheme not in ("amqp", "amqps"):
+        raise BadRequest("url", f"begins with {parts.scheme!r:.20}; write amqp://user:password@host:port/%2F")
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or "localhost"
-    return f"{parts.scheme}://{host}:{parts.port or 5672}"
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _explained(why: object) -> str:
+    """Why there is no connection, as a person would say it."""
+    if isinstance(why, AuthenticationError | ProbableAuthenticationError) or _code(why) == _ACCESS_REFUSED:
+        return "it refuses the user or the password"
+    if why is None or isinstance(why, TimeoutError):
+        return "it does not answer"
+    return "nobody listens there" if isinstance(why, ConnectionRefusedError) else (str(why) or type(why).__name__)[:200]
+
+
+def _code(why: object) -> int:
+    return why.reply_code if isinstance(why, ConnectionClosed) else 0
 
 
 def _parameters(url: str, name: str) -> pika.URLParameters:

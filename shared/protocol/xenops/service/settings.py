@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -94,9 +94,19 @@ def _convert(text: str, wanted: Any, where: str) -> Any:
     try:
         return Path(text) if kind is Path else msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as error:
-        # A pattern is for programs; its description is for people.
-        why = f"not accepted; {_description(wanted)}" if "regex" in str(error) else str(error)
-        raise SettingsError(f"{where}: {why} (it is {text!r:.80})") from None
+        raise SettingsError(f"{where}: {_reason(error, wanted, kind)} (it is {text!r:.80})") from None
+
+
+def _reason(error: msgspec.ValidationError, wanted: Any, kind: Any) -> str:
+    """What is wrong with a value, for people: not its pattern, nor the type that it has as a text."""
+    said = str(error)
+    if "regex" in said:
+        return f"not accepted; {_description(wanted)}"
+    if "got `str`" in said and kind in (int, float):
+        return "is not a whole number" if kind is int else "is not a number"
+    if get_origin(kind) is Literal:
+        return f"is none of {', '.join(get_args(kind))}"
+    return said
 
 
 def _plain(wanted: Any) -> Any:

@@ -125,6 +125,9 @@ def platform(doc: Document, kind: GuestKind) -> dict[str, str]:
             doc.warn(key, "single enlightenments cannot be chosen yet; write 0 or 1")
         elif key == "timer_mode" and doc.string(key) in _TIMER_MODES:
             flags[flag] = str(_TIMER_MODES.index(doc.string(key)))
+        elif key == "timer_mode" and (word := doc.text(key)) and not re.match(r"[0-9]", word.value):
+            names = ", ".join(_TIMER_MODES)
+            doc.fail(word, f"timer_mode is one of {names}, not {word.value!r:.40}{nearest(word.value, _TIMER_MODES)}")
         elif numbers:
             flags[flag] = str(doc.integer(key, numbers[0], numbers[-1]))
         else:

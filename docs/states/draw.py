@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python docs/states/draw.py [DIRECTORY]`: draw the state machines from the tables that the code itself goes by.
+
+Outside every package, as it reads two services that must not know each other; `make docs` runs it.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from message_switch.session import TURNS, State
+from xenops.types.vm import Action, Hvm, PowerState, Vm
+from xenopsd.operations.check import ANSWERS
+from xenopsd.operations.life import MOVES
+
+_MADE = "<!-- Made by docs/states/draw.py (`make docs`): edit the table in the code, not this page. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Every drawing, by its path in a checkout."""
+    return {"docs/states/machine.md": machine(), "docs/states/connection.md": connection()}
+
+
+def machine() -> str:
+    """The power states, and what happens when the guest acts by itself."""
+    arrows: dict[tuple[PowerState, PowerState], list[str]] = {}
+    for operation, move in MOVES.items():
+        for origin in move.origins:
+            for end in move.ends:
+                arrows.setdefault((origin, end), []).append(operation.removeprefix("VM."))
+    drawn = [f"    {a.value} --> {b.value}: {', '.join(names)}" for (a, b), names in arrows.items()]
+    rows = [
+        f"| `{operation}` | {_states(move.origins)} | {_states(move.ends)} | {move.elsewhere or 'refused: `BadPowerState`'} |"
+        for operation, move in MOVES.items()
+    ]
+    return "\n".join(
+        (
+            _MADE + "# A machine's power states",
+            "",
+            "The table is [`services/xenopsd/operations/life.py`](../../services/xenopsd/operations/life.py). A machine",
+            "is Halted when it is registered, and only a Halted or Suspended one can be removed. An operation with two",
+            "ends has an argument `paused` that chooses. While a reboot is under way the machine counts as Running.",
+            "",
+            *_mermaid([f"    [*] --> {PowerState.HALTED.value}: add", *drawn]),
+            "",
+            "| Operation | From | To | In any other state |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "## What a guest does by itself",
+            "",
+            "The machine's record says what follows; the table is in",
+            "[`services/xenopsd/operations/check.py`](../../services/xenopsd/operations/check.py). A guest that reboots or",
+            "crashes too soon after its start is held back: a reboot waits, a crash does not start it again.",
+            "",
+            "| The guest asked for | The record's field | Its default |",
+            "|---|---|---|",
+            *(f"| {asked.value} | `{name}` | {_default(name)} |" for asked, name in ANSWERS.items()),
+            "",
+        )
+    )
+
+
+def connection() -> str:
+    """What the switch expects of a peer, turn by turn."""
+    turns = [f"    {state.name} --> {turn.then.name}: {_method(turn.expected)}" for state, turn in TURNS.items()]
+    drawn = [
+        f"    [*] --> {State.GREETING.name}",
+        f"    {State.GREETING.name} --> {State.START.name}: protocol header",
+        *turns,
+        f"    {State.RUNNING.name} --> {State.CLOSING.name}: we close",
+        f"    {State.CLOSING.name} --> {State.CLOSED.name}: connection.close-ok",
+        f"    {State.CLOSED.name} --> [*]",
+    ]
+    return "\n".join(
+        (
+            _MADE + "# A connection to the message switch",
+            "",
+            "The table is `TURNS` in [`services/message_switch/session.py`](../../services/message_switch/session.py).",
+            "In every state a peer's connection.close is answered and leads to CLOSED; any other method than the expected",
+            "one makes the switch close the connection; a peer that is not RUNNING in time is dropped.",
+            "",
+            *_mermaid(drawn),
+            "",
+            "| State | Expected | Then |",
+            "|---|---|---|",
+            *(f"| {state.name} | {_method(turn.expected)} | {turn.then.name} |" for state, turn in TURNS.items()),
+            "",
+        )
+    )
+
+
+def _mermaid(lines: list[str]) -> list[str]:
+    return ["```mermaid", "stateDiagram-v2", *lines, "```"]
+
+
+def _states(states: tuple[PowerState, ...]) -> str:
+    return " or ".join(state.value for state in states)
+
+
+def _method(method: type) -> str:
+    name = method.__qualname__.rpartition(".")[2]
+    return f"connection.{re.sub('(?<!^)(?=[A-Z])', '-', name).lower()}"
+
+
+def _default(field: str) -> str:
+    actions: list[Action] = getattr(Vm(id="machine", ty=Hvm()), field)
+    return ", then ".join(action.value for action in actions) or "nothing"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages whose text has changed, and say which."""
+    root = Path(arguments[0] if arguments else ".")
+    for path, text in pages().items():
+        target = root / path
+        if not target.exists() or target.read_text(encoding="utf-8") != text:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's tree in xenstore: what is written when its domain is made, built and taken away.
+
+    /vm/<uuid>                    name, uuid, rtc/timeoffset, image/...          guest reads
+    /local/domain/<n>             vm, name, domid, cpu, memory, device, ...      guest reads
+    /local/domain/<n>/control     shutdown, feature-*                            guest writes
+    /libxl/<n>                    type: lets xl's tools work on our domains      control domain
+    /xenopsd/domain/<n>           what must be found again after a restart       control domain
+    /xenopsd/machine/<uuid>       which machine has which domain                 control domain
+
+A node has the permissions of the one above it unless others are given, so they are given only where they change:
+half the requests, and xenstored's answers are most of what a start costs.
+
+Laid out as xl 4.17 does it (docs/misc/xenstore-paths.pandoc), with the notes of our own kept apart. Differences are
+explained in docs/xenstore.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from xenops.types.vm import Bios, Hvm, Pv, Vm
+from xenopsd.backends.xen.domain.memory import MemoryPlan
+from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
+
+OURS = ("n0",)
+_CONSOLE_LIMIT = "1048576"
+# What a guest may write: it acknowledges requests here, and tells what it can do.
+_GUEST_WRITES = (
+    "control/shutdown",
+    "control/feature-poweroff",
+    "control/feature-reboot",
+    "control/feature-suspend",
+    "control/sysrq",
+    "device/suspend/event-channel",
+    "data",
+    "drivers",
+    "feature",
+    "attr",
+    "error",
+)
+
+
+def domain(domid: int) -> str:
+    """A domain's own tree."""
+    return f"/local/domain/{domid}"
+
+
+def private(domid: int) -> str:
+    """What we keep about a domain."""
+    return f"/xenopsd/domain/{domid}"
+
+
+def machine(handle: UUID) -> str:
+    """Which domain a machine has."""
+    return f"/xenopsd/machine/{handle}"
+
+
+def claim(nonce: UUID) -> str:
+    """A domain that is about to be made for a machine."""
+    return f"/xenopsd/claim/{nonce}"
+
+
+def libxl(domid: int) -> str:
+    """Where xl's tools look."""
+    return f"/libxl/{domid}"
+
+
+def vm_tree(handle: UUID) -> str:
+    """The machine's tree, which outlives its domain in a local migration."""
+    return f"/vm/{handle}"
+
+
+@dataclass(frozen=True)
+class Rings:
+    """How a domain reaches its store and its console: a machine frame and an event channel each."""
+
+    store_frame: int
+    store_port: int
+    console_frame: int
+    console_port: int
+
+
+def created(vm: Vm, handle: UUID, domid: int, nonce: UUID, *, created_ms: int) -> list[Change]:
+    """All that a domain has from its first moment, in one transaction."""
+    guest_reads, guest_owns = ("n0", f"r{domid}"), (f"n{domid}",)
+    top, tree = domain(domid), vm_tree(handle)
+
+    def changes() -> Iterator[Change]:
+        yield Remove(top)
+        yield Mkdir(top, guest_reads)
+        yield Remove(tree)
+        yield Mkdir(tree, guest_reads)
+        yield Write(f"{tree}/uuid", str(handle))
+        yield Write(f"{tree}/name", vm.name)
+        yield Remove(libxl(domid))
+        yield Write(f"{libxl(domid)}/type", xl_type(vm))
+        yield Write(f"{top}/vm", tree)
+        yield Write(f"{top}/name", vm.name)
+        yield Write(f"{top}/domid", str(domid))
+        for folder in ("cpu", "memory", "device", "control", *(("hvmloader",) if isinstance(vm.ty, Hvm) else ())):
+            yield Mkdir(f"{top}/{folder}")
+        for path in _GUEST_WRITES:
+            yield Write(f"{top}/{path}", "", guest_owns)
+        yield Write(f"{top}/control/platform-feature-multiprocessor-suspend", "1")
+        yield Write(f"{top}/control/platform-feature-xs_reset_watches", "1")
+        yield from _own_data(vm, top, guest_owns)
+        yield Remove(private(domid))
+        yield Write(f"{private(domid)}/machine", vm.id)
+        yield Write(f"{private(domid)}/created", str(created_ms))
+        yield Write(f"{private(domid)}/action", "discard")  # until it is whole
+        yield Write(f"{machine(handle)}/id", vm.id)
+        yield Write(f"{machine(handle)}/domid", str(domid))
+        yield Remove(claim(nonce))
+
+    return list(changes())
+
+
+def _own_data(vm: Vm, top: str, guest_owns: tuple[str, ...]) -> Iterator[Change]:
+    yield Mkdir(f"{top}/vm-data", guest_owns)
+    for key, value in guest_data(vm.xsdata).items():
+        yield Write(f"{top}/{key}", value)
+    platform = dict(vm.platformdata)
+    if isinstance(vm.ty, Hvm):
+        platform = {"acpi": str(int(vm.ty.acpi)), "acpi_s3": "1", "acpi_s4": "1", **platform}
+        if vm.generation_id:
+            platform.setdefault("generation-id", str(vm.generation_id))
+    for key, value in sorted(platform.items()):
+        yield Write(f"{top}/platform/{key}", value)
+    for key, value in sorted(vm.bios_strings.items()):
+        yield Write(f"{top}/bios-strings/{key}", value)
+    if isinstance(vm.ty, Hvm):
+        yield Write(f"{top}/hvmloader/bios", "seabios" if isinstance(vm.ty.firmware, Bios) else "ovmf")
+        yield Write(f"{top}/hvmloader/allow-memory-relocate", "0")
+
+
+def built(vm: Vm, handle: UUID, domid: int, rings: Rings, plan: MemoryPlan, *, timeoffset: str) -> list[Change]:
+    """What a guest finds when it boots: its memory, its processors, its store and its console."""
+    top, tree = domain(domid), vm_tree(handle)
+    console_kind = "ioemu" if isinstance(vm.ty, Hvm) else "xenconsoled"
+
+    def changes() -> Iterator[Change]:
+        yield Write(f"{top}/memory/static-max", str(plan.static_max_kib))
+        yield Write(f"{top}/memory/target", str(plan.target_kib - plan.video_kib))
+        yield Write(f"{top}/memory/videoram", str(plan.video_kib))
+        yield Write(f"{top}/store/port", str(rings.store_port))
+        yield Write(f"{top}/store/ring-ref", str(rings.store_frame))
+        for number in range(vm.vcpu_max):
+            yield Write(f"{top}/cpu/{number}/availability", _line(number, vm.vcpus))
+        yield Write(f"{top}/console/type", "xenconsoled")
+        yield Write(f"{top}/console/output", "pty")
+        yield Write(f"{top}/console/limit", _CONSOLE_LIMIT)
+        yield Write(f"{top}/console/tty", "")  # xenconsoled fills it in
+        yield Write(f"{top}/console/port", str(rings.console_port))
+        yield Write(f"{top}/console/ring-ref", str(rings.console_frame))
+        yield Write(f"{tree}/rtc/timeoffset", timeoffset)
+        yield Write(f"{tree}/image/ostype", "hvm" if isinstance(vm.ty, Hvm) else "linux")
+        yield Write(f"{private(domid)}/target", str(plan.target_kib))
+        yield Write(f"{private(domid)}/console-kind", console_kind)
+        yield Write(f"{private(domid)}/built", "1")
+
+    return list(changes())
+
+
+def gone(handle: UUID, domid: int, *, last: bool) -> list[Change]:
+    """Nothing of a domain is left; `last` when the machine has no other domain."""
+    ends: list[Change] = [
+        Remove(domain(domid)),
+        Remove(libxl(domid)),
+        Remove(private(domid)),
+        Remove(f"/local/domain/0/device-model/{domid}"),
+    ]
+    return [*ends, Remove(vm_tree(handle)), Remove(machine(handle))] if last else ends
+
+
+def guest_data(xsdata: Mapping[str, str]) -> dict[str, str]:
+    """The keys of a record that a guest may see: below vm-data/ alone, and no way out of it."""
+    return {
+        key: value
+        for key, value in xsdata.items()
+        if key.startswith("vm-data/") and all(part and part not in (".", "..") for part in key.split("/"))
+    }
+
+
+def vcpus(domid: int, total: int, online: int) -> list[Change]:
+    """Which vCPUs a guest should have on line."""
+    return [Write(f"{domain(domid)}/cpu/{number}/availability", _line(number, online)) for number in range(total)]
+
+
+def xl_type(vm: Vm) -> str:
+    """What xl's tools call this kind of guest."""
+    if isinstance(vm.ty, Hvm):
+        return "hvm"
+    return "pv" if isinstance(vm.ty, Pv) else "pvh"
+
+
+def _line(number: int, online: int) -> str:
+    return "online" if number < online else "offline"

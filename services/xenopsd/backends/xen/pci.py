@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PCI functions of the host given to guests: taken from their driver by pciback, assigned in the IOMMU, shown to the guest.
+
+    /xenopsd/pci/<address>              who has it, and which driver had it before: it is given back by `dequarantine`
+    /local/domain/0/backend/pci/<n>/0   all functions of a guest in one back end, as xl lays it out
+
+A function that a guest had stays with pciback, reset, until somebody gives it back: its firmware may be the guest's.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed, IoError, PcibackNotLoaded
+from xenops.types.pci import Pci, PciState
+from xenops.types.pci_address import PciAddress
+from xenops.types.record import UNSET
+from xenops.types.vm import Hvm, Vm
+from xenopsd.backends.port import DeviceAction
+from xenopsd.backends.xen.devices import xenbus
+from xenopsd.backends.xen.devices.rooms import Host
+from xenopsd.backends.xen.devices.xenbus import State
+from xenopsd.backends.xen.domain import layout
+from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
+from xenopsd.backends.xen.xenstore.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+_IO, _MEMORY = 0x100, 0x200  # IORESOURCE_IO, IORESOURCE_MEM: linux/ioport.h
+_PAGE = 12
+_SYSFS = Path("/sys")
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a function decodes: I/O ports or memory, both ends included."""
+
+    ports: bool
+    first: int
+    last: int
+
+
+def regions(untrusted_resource: str) -> Iterator[Region]:
+    """The lines of sysfs' `resource`: first, last and flags; a region that is not there is all zeros."""
+    for line in untrusted_resource.splitlines():
+        words = line.split()
+        if len(words) != 3:
+            continue
+        try:
+            first, last, flags = (int(word, 16) for word in words)
+        except ValueError:
+            continue
+        if flags & (_IO | _MEMORY) and last >= first and last:
+            yield Region(bool(flags & _IO), first, last)
+
+
+def sbdf(address: PciAddress) -> int:
+    """Segment, bus, device and function as hypercalls take them."""
+    return address.domain << 16 | address.bus << 8 | address.dev << 3 | address.fn
+
+
+class Sysfs:
+    """The functions and drivers of this host; blocking, and quick."""
+
+    def __init__(self, root: Path) -> None:
+        self._bus = root / "bus/pci"
+
+    def take(self, address: PciAddress) -> None:
+        """pciback has it afterwards. Idempotent. Raises `PcibackNotLoaded`, `DoesNotExist`, `IoError`."""
+        pciback = self._bus / "drivers/pciback"
+        if not pciback.is_dir():
+            raise PcibackNotLoaded()
+        if not self._device(address).is_dir():
+            raise DoesNotExist("pci", str(address))
+        driver = self.driver(address)
+        if driver == "pciback":
+            return
+        if driver:
+            self._write(self._device(address) / "driver/unbind", str(address))
+        self._write(pciback / "new_slot", str(address))
+        self._write(pciback / "bind", str(address))
+
+    def give_back(self, address: PciAddress, driver: str) -> None:
+        """pciback has it no more, the driver that had it has it again. Idempotent. Raises `IoError`."""
+        pciback = self._bus / "drivers/pciback"
+        if self.driver(address) == "pciback":
+            self._write(pciback / "unbind", str(address))
+            with suppress(IoError):  # it was there before us: then there is no slot to remove
+                self._write(pciback / "remove_slot", str(address))
+        if driver and not self.driver(address) and (self._bus / "drivers" / driver).is_dir():
+            self._write(self._bus / "drivers" / driver / "bind", str(address))
+
+    def reset(self, address: PciAddress) -> None:
+        """What the last guest did to it is forgotten, where the function can be reset."""
+        file = self._device(address) / "reset"
+        if not file.exists():
+            log.warning("%s cannot be reset", address)
+            return
+        try:
+            self._write(file, "1")
+        except IoError as error:
+            log.warning("%s was not reset: %s", address, error)
+
+    def driver(self, address: PciAddress) -> str:
+        """Which driver has it, if any."""
+        try:
+            return os.path.basename(os.readlink(self._device(address) / "driver"))
+        except OSError:
+            return ""
+
+    def resources(self, address: PciAddress) -> tuple[list[Region], int]:
+        """What it decodes, and its interrupt (0: none)."""
+        try:
+            text = (self._device(address) / "resource").read_text()
+            irq = (self._device(address) / "irq").read_text().strip()
+        except OSError as error:
+            raise IoError(str(self._device(address)), error.strerror or str(error)) from error
+        return list(regions(text)), int(irq) if irq.isascii() and irq.isdigit() else 0
+
+    def _device(self, address: PciAddress) -> Path:
+        return self._bus / "devices" / str(address)
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        try:
+            path.write_text(text)
+        except OSError as error:
+            raise IoError(str(path), error.strerror or str(error)) from error
+
+
+class XenPci:
+    """PCI functions."""
+
+    def __init__(self, world: Host, *, sysfs: Path = _SYSFS) -> None:
+        self._world, self._xs, self._sysfs = world, world.xs, Sysfs(sysfs)
+
+    async def plug(self, vm: Vm, pci: Pci) -> None:
+        domid = self._world.domains.require(vm.id)
+        held, note = _held(pci.address), f"{layout.private(domid)}/device/pci/{pci.position}"
+
+        async def claim(transaction: Transaction) -> None:
+            names = await transaction.read_many([f"{note}/id", f"{held}/domid", layout.domain(domid)])
+            if names[2] is None:
+                raise DoesNotExist("domain", vm.id)
+            if names[0] is not None:
+                raise AlreadyExists("pci", str(pci.position))
+            if names[1] is not None:
+                raise AlreadyExists("pci", str(pci.address))
+            await transaction.apply(
+                [
+                    Mkdir(note, layout.OURS),
+                    Write(f"{note}/id", pci.id.dev),
+                    Write(f"{note}/address", str(pci.address)),
+                    Mkdir(held, layout.OURS),
+                    Write(f"{held}/domid", str(domid)),
+                ]
+            )
+
+        if await self._find(domid, pci.id.dev) is not None:
+            raise AlreadyExists("pci", str(pci.position))
+        await self._xs.transact(claim)
+        try:
+            driver = await asyncio.to_thread(self._sysfs.driver, pci.address)
+            if driver not in ("", "pciback"):
+                await self._xs.commit([Write(f"{held}/driver", driver)])
+            await asyncio.to_thread(self._sysfs.take, pci.address)
+            await self._assign(domid, pci.address)
+            await self._show(vm, domid, pci)
+        except BaseException:
+            await self._release(domid, pci.position, pci.address)
+            raise
+
+    async def unplug(self, vm: Vm, pci: Pci) -> None:
+        domid = self._world.domains.domid(vm.id)
+        position = None if domid is None else await self._find(domid, pci.id.dev)
+        if domid is not None and position is not None:
+            await self._release(domid, position, await self._address(domid, position) or pci.address)
+
+    async def sweep(self, domid: int) -> None:
+        """Take away all functions that a domain has or had. Idempotent."""
+        for position in await self._positions(domid):
+            address = await self._address(domid, position)
+            if address is not None:
+                await self._release(domid, position, address)
+        await self._xs.commit([*_gone(domid), Remove(f"{layout.private(domid)}/device/pci")])
+
+    async def dequarantine(self, address: PciAddress) -> None:
+        domid, driver = await self._xs.read_many([f"{_held(address)}/domid", f"{_held(address)}/driver"])
+        if domid is not None:
+            return  # a guest has it
+        await asyncio.to_thread(self._sysfs.give_back, address, driver or "")
+        await self._xs.commit([Remove(_held(address))])
+
+    async def state(self, vm: Vm, pci: Pci) -> PciState:
+        domid = self._world.domains.domid(vm.id)
+        return PciState(plugged=domid is not None and await self._find(domid, pci.id.dev) is not None)
+
+    async def get_action(self, vm: Vm, pci: Pci) -> DeviceAction | None:
+        domid = self._world.domains.domid(vm.id)
+        position = None if domid is None else await self._find(domid, pci.id.dev)
+        if domid is None or position is None:
+            return None
+        state, online = await self._xs.read_many([f"{_back(domid)}/state", f"{_back(domid)}/online"])
+        return DeviceAction.UNPLUG if online != "1" or xenbus.is_ending(xenbus.parse(state)) else None
+
+    async def _assign(self, domid: int, address: PciAddress) -> None:
+        """The IOMMU lets it reach the guest's memory, and the guest reach it."""
+        xc = self._world.xc
+        await xc.assign_device(domid, sbdf(address))
+        decoded, irq = await asyncio.to_thread(self._sysfs.resources, address)
+        for region in decoded:
+            if region.ports:
+                await xc.ioport_permission(domid, region.first, region.last - region.first + 1, allow=True)
+            else:
+                first, last = region.first >> _PAGE, region.last >> _PAGE
+                await xc.iomem_permission(domid, first, last - first + 1, allow=True)
+        if irq:
+            pirq = await xc.map_pirq(domid, irq)
+            await xc.irq_permission(domid, pirq, allow=True)
+
+    async def _show(self, vm: Vm, domid: int, pci: Pci) -> None:
+        """The guest's driver, or its device model, finds it."""
+        back, front, xl = _back(domid), f"{layout.domain(domid)}/device/pci/0", f"{layout.libxl(domid)}/device/pci/0"
+
+        async def write(transaction: Transaction) -> None:
+            state, count = await transaction.read_many([f"{back}/state", f"{back}/num_devs"])
+            number = int(count or 0)
+            changes: list[Change] = []
+            if state is None:
+                changes += _made(domid, back, front, xl)
+            for folder in (back, xl):
+                changes += [
+                    Write(f"{folder}/key-{number}", str(pci.address)),
+                    Write(f"{folder}/dev-{number}", str(pci.address)),
+                    Write(f"{folder}/opts-{number}", _options(vm, pci)),
+                    Write(f"{folder}/state-{number}", str(int(State.INITIALISING))),
+                    Write(f"{folder}/num_devs", str(number + 1)),
+                ]
+            if xenbus.parse(state) is State.CONNECTED:
+                changes.append(Write(f"{back}/state", str(int(State.RECONFIGURING))))
+            await transaction.apply(changes)
+
+        await self._xs.transact(write)
+        if isinstance(vm.ty, Hvm):
+            await self._world.device_models.attach_pci(domid, str(pci.address))
+
+    async def _release(self, domid: int, position: int, address: PciAddress) -> None:
+        """The guest has it no more. It is left with pciback."""
+        await self._world.device_models.detach_pci(domid, str(address))
+        await asyncio.to_thread(self._sysfs.reset, address)
+        with suppress(HypercallFailed, DoesNotExist):  # never assigned, or gone with its domain
+            await self._world.xc.deassign_device(domid, sbdf(address))
+        back, xl = _back(domid), f"{layout.libxl(domid)}/device/pci/0"
+
+        async def forget(transaction: Transaction) -> None:
+            count = int(await transaction.read(f"{back}/num_devs") or 0)
+            keys = await transaction.read_many([f"{back}/key-{n}" for n in range(count)])
+            mine = [n for n, key in enumerate(keys) if key == str(address)]
+            changes: list[Change] = [
+                Remove(f"{folder}/{name}-{n}")
+                for folder in (back, xl)
+                for n in mine
+                for name in ("key", "dev", "opts", "state", "vdev", "vdevfn")
+            ]
+            others = [n for n, key in enumerate(keys) if key is not None and n not in mine]
+            changes += [] if others else _gone(domid)
+            changes += [Remove(f"{layout.private(domid)}/device/pci/{position}"), Remove(f"{_held(address)}/domid")]
+            await transaction.apply(changes)
+
+        await self._xs.transact(forget)
+
+    async def _find(self, domid: int, dev: str) -> int | None:
+        positions = await self._positions(domid)
+        ids = await self._xs.read_many([f"{layout.private(domid)}/device/pci/{n}/id" for n in positions])
+        return next((position for position, id in zip(positions, ids, strict=True) if id == dev), None)
+
+    async def _positions(self, domid: int) -> list[int]:
+        return [int(name) for name in await self._xs.ls(f"{layout.private(domid)}/device/pci") if name.isdigit()]
+
+    async def _address(self, domid: int, position: int) -> PciAddress | None:
+        text = await self._xs.read(f"{layout.private(domid)}/device/pci/{position}/address")
+        return None if text is None else PciAddress.parse(text)
+
+
+def _back(domid: int) -> str:
+    return f"/local/domain/0/backend/pci/{domid}/0"
+
+
+def _held(address: PciAddress) -> str:
+    return f"/xenopsd/pci/{str(address).replace(':', '-').replace('.', '-')}"
+
+
+def _made(domid: int, back: str, front: str, xl: str) -> list[Change]:
+    shared = {"frontend": front, "frontend-id": str(domid), "online": "1", "state": "1"}
+    folders = [
+        (xl, layout.OURS, {**shared, "backend": back}),
+        (front, (f"n{domid}", "r0"), {"backend": back, "backend-id": "0", "state": "1"}),
+        (back, ("n0", f"r{domid}"), shared),
+    ]
+    changes: list[Change] = []
+    for folder, owner, entries in folders:
+        changes += [Mkdir(folder, owner), *(Write(f"{folder}/{key}", value) for key, value in entries.items())]
+    return changes
+
+
+def _gone(domid: int) -> list[Change]:
+    return [
+        Remove(f"{layout.domain(domid)}/device/pci"),
+        Remove(f"{layout.libxl(domid)}/device/pci"),
+        Remove(f"/local/domain/0/backend/pci/{domid}"),
+    ]
+
+
+def _options(vm: Vm, pci: Pci) -> str:
+    msitranslate = vm.pci_msitranslate if pci.msitranslate is UNSET else pci.msitranslate
+    power = vm.pci_power_mgmt if pci.power_mgmt is UNSET else pci.power_mgmt
+    return f"msitranslate={int(msitranslate)},power_mgmt={int(power)},permissive=0"

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all rooms of this backend share: the hypervisor, xenstore, the builders, and which domains are ours."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from xenops.errors import NotEnoughMemory
+from xenops.types.vm import Vm
+from xenopsd.backends.port import Changed, RunProgram
+from xenopsd.backends.xen.builder.spares import Builders
+from xenopsd.backends.xen.devicemodel.qemu import DeviceModels
+from xenopsd.backends.xen.domain.domains import Domains
+from xenopsd.backends.xen.domain.trees import Trees
+from xenopsd.backends.xen.domctl import Domctl
+from xenopsd.backends.xen.options import XenOptions
+from xenopsd.backends.xen.xenstore.client import XenStore
+
+
+@dataclass
+class Ledger:
+    """Memory that is promised to guests that are being built: what is free is less than it looks."""
+
+    xc: Domctl
+    promised_kib: int = 0
+
+    @asynccontextmanager
+    async def reserved(self, needed_kib: int, *, force: bool) -> AsyncIterator[None]:
+        """Set so much aside meanwhile. Raises `NotEnoughMemory`, with both numbers, unless `force`."""
+        free_kib = await free_memory(self.xc) - self.promised_kib
+        if needed_kib > free_kib and not force:
+            raise NotEnoughMemory(needed_kib << 10, max(0, free_kib) << 10)
+        self.promised_kib += needed_kib
+        try:
+            yield
+        finally:
+            self.promised_kib -= needed_kib
+
+
+async def free_memory(xc: Domctl) -> int:
+    """KiB that a guest can have: what is free, and what is only being cleaned."""
+    host = await xc.physinfo()
+    return host.free_memory_kib + host.scrub_memory_kib - host.claimed_memory_kib
+
+
+class Sweeps(Protocol):
+    """A kind of device, when a domain goes."""
+
+    async def sweep(self, domid: int) -> None:
+        """Take away all devices of that kind that a domain has or had. Idempotent."""
+
+
+@dataclass
+class World:
+    """The real world of one host."""
+
+    xs: XenStore
+    xc: Domctl
+    builders: Builders
+    domains: Domains
+    trees: Trees
+    ledger: Ledger
+    run_program: RunProgram
+    programs: Mapping[str, Path]
+    options: XenOptions
+    state_dir: Path
+    changed: Changed
+    device_models: DeviceModels = field(init=False)
+    devices: list[Sweeps] = field(default_factory=list)
+
+    def touched(self, vm: Vm) -> None:
+        """We changed something that its state is made of."""
+        domid = self.domains.domid(vm.id)
+        if domid is not None:
+            self.trees.touch(domid)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces on the real netback: what is written, that packets pass or do not, how they go, that nothing is left."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.xen import guests
+from tests.xen.acceptance import console, xl
+from tests.xen.acceptance.devices_host import Rooms, gone, is_up, story, tree
+from xenops.errors import AlreadyExists, IoError, ProgramFailed, Unimplemented
+from xenops.types.ids import DeviceId
+from xenops.types.network import Bridge
+from xenops.types.vif import Disabled, Locked, Rate, Unlocked, Vif
+from xenops.types.vm import Vm
+from xenopsd.backends.port import DeviceAction
+from xenopsd.backends.xen.devices import bridge, hotplug
+
+MAC = "00:16:3e:00:00:01"
+HOST = guests.BRIDGE_ADDRESS.partition("/")[0]
+
+
+@pytest.fixture
+def other_bridge() -> Iterator[str]:
+    """A second bridge."""
+    name = "xenbr7"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def nic(vm: Vm, position: int = 0, **settings: object) -> Vif:
+    mac = f"{MAC[:-2]}{position + 1:02x}"
+    return Vif(id=DeviceId(vm=vm.id, dev=str(position)), position=position, mac=mac, **settings)  # type: ignore[arg-type]
+
+
+def reaches_us(guest: console.Console, *, yes: bool) -> None:
+    """Whether a guest's packets come through."""
+    guest.run(f"! ping -c 1 -W 2 {HOST} >/dev/null" if not yes else f"ping -c 3 -W 10 {HOST} | grep -q bytes.from")
+
+
+def test_what_is_written_is_what_xl_writes(tmp_path: Path) -> None:
+    async def told(at: Rooms) -> None:
+        lines = [
+            f"mac={MAC},bridge={guests.BRIDGE}",
+            f"mac={MAC[:-2]}02,bridge={guests.BRIDGE},rate=1MB/s,mtu=1400,vifname=foo0",
+        ]
+        async with at.guest(vif=lines) as made:
+            from_xl = {key: value for key, value in tree(at.domid(made)).items() if "/vif/" in key}
+        async with at.guest() as vm:
+            await at.vif.plug(vm, nic(vm))
+            limited = nic(vm, 1, mtu=1400, vifname="foo0", rate=Rate(kbytes_per_s=1000))
+            await at.vif.plug(vm, limited)
+            assert (await at.vif.state(vm, limited)).device == "foo0"
+            from_us = tree(at.domid(vm))
+        for one in (from_xl, from_us):  # xl counts 1 MB/s as 1,000,000 bytes, we count kilobytes of 1024
+            for key in [key for key in one if key.endswith("/rate/")]:
+                one[key] = "a rate"
+        assert from_us == from_xl
+
+    story(tmp_path, told)
+
+
+def test_packets_pass_when_they_may(tmp_path: Path, other_bridge: str) -> None:
+    async def told(at: Rooms) -> None:
+        async with at.guest("linux", paused=False) as vm:
+            with console.attached(at.domid(vm)) as guest:
+                is_up(guest)
+                one = nic(vm)
+                began = time.monotonic()
+                await at.vif.plug(vm, one)
+                print(f"hot-plug {time.monotonic() - began:.3f} s")
+                assert guest.run("cat /sys/class/net/eth0/address") == MAC
+                guest.run("ifconfig eth0 172.30.0.2 netmask 255.255.255.0 up")
+                reaches_us(guest, yes=True)
+                await at.vif.set_carrier(vm, one, False)
+                reaches_us(guest, yes=False)
+                assert not (await at.vif.state(vm, one)).media_present
+                await at.vif.set_carrier(vm, one, True)
+                reaches_us(guest, yes=True)
+                await at.vif.set_locking_mode(vm, one, Disabled())
+                reaches_us(guest, yes=False)
+                await at.vif.set_locking_mode(vm, one, Unlocked())
+                with pytest.raises(Unimplemented):
+                    await at.vif.set_locking_mode(vm, one, Locked(ipv4=["172.30.0.2"]))
+                await at.vif.move(vm, one, Bridge(bridge=other_bridge))
+                assert bridge.master(f"vif{at.domid(vm)}.0") == other_bridge
+                reaches_us(guest, yes=False)
+                await at.vif.move(vm, one, Bridge())
+                reaches_us(guest, yes=True)
+                began = time.monotonic()
+                await at.vif.unplug(vm, one, force=False)
+                print(f"unplug {time.monotonic() - began:.3f} s")
+                guest.run(gone("/sys/class/net/eth0"))
+                assert not bridge.exists(f"vif{at.domid(vm)}.0")
+                await at.vif.plug(vm, one)
+                await at.vif.unplug(vm, one, force=True)
+                assert not bridge.exists(f"vif{at.domid(vm)}.0")
+
+    story(tmp_path, told)
+
+
+def test_a_network_that_is_not_there(tmp_path: Path) -> None:
+    async def told(at: Rooms) -> None:
+        async with at.guest() as vm:
+            with pytest.raises(IoError, match="ip link add nowhere type bridge"):
+                await at.vif.plug(vm, nic(vm, backend=Bridge(bridge="nowhere")))
+            with pytest.raises(IoError, match="no Linux bridge"):
+                await at.vif.plug(vm, nic(vm, backend=Bridge(bridge="lo")))
+            await at.vif.plug(vm, nic(vm))
+            with pytest.raises(AlreadyExists):
+                await at.vif.plug(vm, nic(vm))
+            with pytest.raises(IoError):
+                await at.vif.move(vm, nic(vm), Bridge(bridge="nowhere"))
+            assert bridge.master(f"vif{at.domid(vm)}.0") == guests.BRIDGE
+
+    story(tmp_path, told)
+
+
+def test_many_at_once_go_with_a_destroyed_domain(tmp_path: Path) -> None:
+    async def told(at: Rooms) -> None:
+        async with at.guest("linux", paused=False) as vm:
+            domid = at.domid(vm)
+            with console.attached(domid) as guest:
+                is_up(guest)
+            began = time.monotonic()
+            await asyncio.gather(*(at.vif.plug(vm, nic(vm, n)) for n in range(4)))
+            print(f"4 interfaces plugged in {time.monotonic() - began:.3f} s")
+            await at.world.xc.destroy(domid)
+            began = time.monotonic()
+            await at.vif.sweep(domid)
+            print(f"swept in {time.monotonic() - began:.3f} s")
+            assert not any(bridge.exists(f"vif{domid}.{n}") for n in range(4))
+
+    story(tmp_path, told)
+
+
+def test_scripts(tmp_path: Path) -> None:
+    async def told(at: Rooms) -> None:
+        async with at.guest() as vm:
+            scripted = nic(vm, script="vif-bridge")
+            began = time.monotonic()
+            await at.vif.plug(vm, scripted)
+            print(f"plugged by vif-bridge in {time.monotonic() - began:.3f} s")
+            assert bridge.master(f"vif{at.domid(vm)}.0") == guests.BRIDGE
+            assert xl.store("read", f"/local/domain/0/backend/vif/{at.domid(vm)}/0/hotplug-status") == "connected"
+            await at.vif.unplug(vm, scripted, force=False)
+            with pytest.raises(ProgramFailed, match="Could not find bridge"):
+                await at.vif.plug(vm, nic(vm, script="vif-bridge", backend=Bridge(bridge="nowhere")))
+            hangs = tmp_path / "hangs"
+            hangs.write_text('#!/bin/sh\n[ "$1" = offline ] || sleep 100\n')
+            os.chmod(hangs, 0o755)
+            at.vif._hotplug = hotplug.Hotplug(at.world.xs, at.world.run_program, run_s=1.0)  # type: ignore[arg-type]
+            with pytest.raises(ProgramFailed, match="did not end within 1 s"):
+                await at.vif.plug(vm, nic(vm, script=str(hangs)))
+            assert not bridge.exists(f"vif{at.domid(vm)}.0")
+
+    story(tmp_path, told)
+
+
+def test_what_others_take_away_is_noticed(tmp_path: Path) -> None:
+    async def told(at: Rooms) -> None:
+        async with at.guest("linux", paused=False) as vm:
+            with console.attached(at.domid(vm)) as guest:
+                is_up(guest)
+                one = nic(vm)
+                await at.vif.plug(vm, one)
+                assert MAC in xl.run("network-list", vm.id)
+                await asyncio.to_thread(xl.run, "network-detach", vm.id, "0")
+                assert await at.vif.get_action(vm, one) is DeviceAction.UNPLUG
+                await at.vif.unplug(vm, one, force=False)
+                assert await at.vif.get_action(vm, one) is None
+
+    story(tmp_path, told)
