@@ -17,7 +17,7 @@ from pathlib import Path
 from xenops import where
 from xenops.service.bus import short_hostname
 
-READY_S = 30.0
+READY_S = 30.0  # for one process; an emulated host is slower
 STOP_S = 15.0
 BIN = Path(sys.executable).parent
 
@@ -43,6 +43,7 @@ class Stack:
     log_to: Path | None = None  # None: this terminal
     backend: str = "simulator"
     further: tuple[str, ...] = ()  # more flags for xenopsd
+    ready_s: float = READY_S
     ports: dict[str, int] = field(default_factory=dict)
     running: list[tuple[Part, asyncio.subprocess.Process]] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,7 +150,7 @@ class Stack:
                     *metrics("xenopsd"),
                 ),
             ),
-            Part("vncproxy", (*bus, *metrics("vncproxy"))),
+            Part("vncproxy", (*bus, f"--instance={self.backend}", *metrics("vncproxy"))),
         ]
 
     def _choose_ports(self) -> None:
@@ -199,12 +200,16 @@ class Stack:
         self.running.append((part, process))
         ending = asyncio.ensure_future(process.wait())
         waiting = asyncio.ensure_future(self.ready.wait())
-        done, _ = await asyncio.wait((ending, waiting), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((ending, waiting), timeout=self.ready_s, return_when=asyncio.FIRST_COMPLETED)
         for it in (ending, waiting):
             it.cancel()
         await asyncio.gather(ending, waiting, return_exceptions=True)
         if waiting not in done:
-            why = f"ended with code {process.returncode}" if ending in done else f"was not ready within {READY_S:g} s"
+            why = (
+                f"ended with code {process.returncode}"
+                if ending in done
+                else f"was not ready within {self.ready_s:g} s"
+            )
             raise StackFailed(f"{part.program} {why}")
 
 

@@ -120,8 +120,7 @@ class Guard:
 
     It reads from a pipe which process groups there are; when the pipe ends, it kills those that were not taken back.
     The kernel's own means, PR_SET_PDEATHSIG, would need code between fork and exec and reaches no grandchildren.
-    Only a program started in the very moment of our death, before `watch`, escapes it; a service manager that kills
-    the whole control group, as systemd does unless told otherwise, catches that one too.
+    Only a program started in the very moment of our death, before `watch`, escapes it.
     """
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from xenops.service.bus import BusSettings
+from xenops.service.hypervisor import default_backend
 
 
 class VncproxySettings(BusSettings, frozen=True, kw_only=True):
@@ -13,7 +14,7 @@ class VncproxySettings(BusSettings, frozen=True, kw_only=True):
 
     instance: Annotated[
         str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_-]+\Z", description="the xenopsd whose machines these are")
-    ] = "simulator"
+    ] = default_backend()
     xenopsd_queue: Annotated[str, Meta(description="that xenopsd's request queue; unset: xenops.<host>.<instance>")] = (
         ""
     )

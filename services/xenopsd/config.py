@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from xenops.service.bus import BusSettings
+from xenops.service.hypervisor import default_backend
 from xenopsd.atoms.context import Limits
 from xenopsd.resources import RESOURCES
 
@@ -16,15 +17,6 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 # A backend is a module with `Options` and `create(surroundings, options)`; nobody imports it, it is loaded by name.
 BACKENDS = {"simulator": "xenopsd.backends.simulator", "xen": "xenopsd.backends.xen.backend"}
-_CAPABILITIES = Path("/proc/xen/capabilities")  # xenfs: says control_d in a control domain
-
-
-def default_backend() -> str:
-    """The real hypervisor in its control domain, the simulator elsewhere."""
-    try:
-        return "xen" if "control_d" in _CAPABILITIES.read_text(encoding="ascii").split() else "simulator"
-    except OSError:
-        return "simulator"
 
 
 class _Settings(BusSettings, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.contracts.backend.lab import Lab, Machine
+from xenops.service.hypervisor import default_backend
 from xenopsd.backends.port import Backend
-from xenopsd.config import default_backend
 
 LABS: dict[str, type[Lab]] = {"simulator": Lab}
 if default_backend() == "xen" and os.geteuid() == 0:

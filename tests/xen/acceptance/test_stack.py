@@ -84,6 +84,7 @@ def tell(tmp_path: Path) -> Callable[[Story], None]:
                 tmp_path / "var",
                 log_to=tmp_path / "stack.log",
                 backend="xen",
+                ready_s=180.0,
                 further=(f"--xen-run-dir={tmp_path / 'run'}", "--xen-helpers=1", "--xen-minimum-reboot-delay=0"),
             )
             await stack.start()

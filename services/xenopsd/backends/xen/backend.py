@@ -25,6 +25,7 @@ from xenopsd.backends.port import (
 from xenopsd.backends.xen.builder.spares import Builders
 from xenopsd.backends.xen.devicemodel.qemu import DeviceModels
 from xenopsd.backends.xen.domain import layout
+from xenopsd.backends.xen.domain.bootloader import tidy
 from xenopsd.backends.xen.domain.domains import Domains
 from xenopsd.backends.xen.domain.shelf import Shelf
 from xenopsd.backends.xen.domain.trees import Trees
@@ -81,6 +82,7 @@ class Xen:
         for _, domid in world.domains.items():
             world.trees.follow(domid)
         await world.device_models.adopt()
+        tidy(world.state_dir)
         self._watching = [
             asyncio.create_task(world.domains.follow(changed), name="released domains"),
             asyncio.create_task(vbd.follow(), name="back ends"),
