@@ -43,6 +43,8 @@ def tell(lab: Lab) -> Callable[..., None]:
     """Run a story about one machine; afterwards nothing of the machine may be left."""
 
     def told(kind: str, story: Story, *, started: bool = True, answering: bool = False, **wishes: Any) -> None:
+        if kind not in lab.kinds:
+            pytest.skip(f"{kind} guests take too long here: XEN_CONTRACT=all has them too")
         if answering and kind not in lab.answering_kinds:
             pytest.skip(f"no {kind} guest is had to answer here")
 

@@ -36,6 +36,7 @@ class Lab:
 
     slack: ClassVar[int] = 0  # bytes of memory that may come and go unaccounted for
     overcommits: ClassVar[bool] = True  # a forced build succeeds however large the machine is
+    kinds: ClassVar[tuple[str, ...]] = ("hvm", "pv", "pvh")
     answering_kinds: ClassVar[tuple[str, ...]] = ("hvm", "pv", "pvh")  # kinds of guests that can be had to answer
 
     folder: Path

@@ -370,6 +370,7 @@ async def _started(backend: Backend, metadata: Any) -> None:
     await backend.vm.create(metadata)
     await backend.vm.build(metadata, force=False)
     await backend.vbd.plug(metadata.vm, metadata.vbds[0])
+    await backend.vif.plug(metadata.vm, metadata.vifs[0])
     await backend.vm.create_device_model(metadata, restoring=False)
     await backend.vm.set_action(metadata.vm, None)
     await backend.vm.unpause(metadata.vm)

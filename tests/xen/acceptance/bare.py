@@ -117,6 +117,7 @@ class Bench:
             "console/limit": "1048576",
             "console/port": str(domain.console_port),
             "console/ring-ref": str(built.console_mfn),
+            "hvmloader/bios": "seabios",
             **{f"cpu/{n}/availability": "online" for n in range(domain.vcpus)},
         }
         changes += [Write(f"{top}/{path}", value) for path, value in values.items()]

@@ -187,8 +187,9 @@ def tree(domid: int) -> dict[str, str]:
         path, _, rest = line.partition(" = ")
         if f"/{domid}/" in f"{path}/" and ("/vbd/" in path or "/vif/" in path) and not path.startswith("/xenopsd"):
             key = f"{path}/".replace(f"/{domid}/", "/N/")
-            found[key] = rest.replace(f"/{domid}/", "/N/").replace(f'"{domid}"', '"N"').replace(f"{domid})", "N)")
-            found[key] = found[key].replace(f"(n{domid},", "(nN,")
+            if key.endswith("/frontend-id/"):
+                rest = rest.replace(f'"{domid}"', '"N"')
+            found[key] = rest.replace(f"/{domid}/", "/N/").replace(f"{domid})", "N)").replace(f"(n{domid},", "(nN,")
     return found
 
 

@@ -52,6 +52,7 @@ def test_what_is_written_is_what_xl_writes(tmp_path: Path) -> None:
         ]
         async with at.guest(vif=lines) as made:
             from_xl = {key: value for key, value in tree(at.domid(made)).items() if "/vif/" in key}
+        xl.store("rm", "/local/domain/foo0")  # xl's script takes the interface's name for a domain's number
         async with at.guest() as vm:
             await at.vif.plug(vm, nic(vm))
             limited = nic(vm, 1, mtu=1400, vifname="foo0", rate=Rate(kbytes_per_s=1000))

@@ -201,6 +201,15 @@ def test_more_are_started_while_all_are_busy_for_long_and_let_go_afterwards(tmp_
     with_builders(test, tmp_path, most=2, patience_s=0.2)
 
 
+def test_patience_begins_when_the_last_one_was_taken(tmp_path: Path) -> None:
+    async def test(builders: Builders) -> None:
+        await builders.settled()
+        await asyncio.sleep(0.6)  # longer than the patience: that the pool was quiet makes nobody impatient
+        assert len(set(await asyncio.gather(*(unpack(builders, "well") for _ in range(3))))) == 1
+
+    with_builders(test, tmp_path, most=3, patience_s=0.5)
+
+
 def test_why_none_can_be_started_is_told_to_who_asks(tmp_path: Path) -> None:
     async def test(builders: Builders) -> None:
         (tmp_path / "broken").touch()  # before any process has begun

@@ -34,6 +34,14 @@ def test_the_map_is_in_order_and_nothing_overlaps(mib: int, acpi_size: int) -> N
     assert [struct.unpack_from("<QQI", packed, at) for at in range(0, len(packed), 20)] == entries
 
 
+@given(st.integers(2, 1 << 20))
+def test_the_map_for_hvmloader_leaves_it_the_first_mebibyte(mib: int) -> None:
+    entries = e820.hvm_map(e820.split(mib * MIB, e820.HVM_MMIO_START))
+    assert entries[0][0] == MIB
+    assert sum(size for _, size, _ in entries) == (mib - 1) * MIB
+    assert {kind for _, _, kind in entries} == {e820.RAM}
+
+
 @given(st.integers(1, acpi.MAX_VCPUS), st.integers(0, (1 << 20) - 2).map(lambda page: page << 12))
 def test_every_table_is_found_from_the_root_and_adds_up(vcpus: int, address: int) -> None:
     block = acpi.tables(vcpus, address)

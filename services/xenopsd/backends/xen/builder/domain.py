@@ -77,21 +77,20 @@ def _pvh(xc: Xc, kernels: Kernels, order: Build, dom: Any) -> Built:
     lent = [_load(xc, kernels, order, dom)]
     tables = acpi.tables(order.vcpus, e820.ACPI_ADDRESS) if order.acpi else b""
     entries = e820.pvh_map(memory, len(tables))
-    packed = xc.ffi.new("uint8_t[]", e820.pack(entries))
-    lent.append(packed)
-    dom.e820, dom.e820_entries = xc.ffi.cast("struct e820entry *", packed), len(entries)
+    lent.append(_set_memory_map(xc, order, entries))
+    dom.e820, dom.e820_entries = xc.ffi.cast("struct e820entry *", lent[-1]), len(entries)
     if tables:
         lent.append(_lend(xc, dom.acpi_modules[0], tables))
         dom.acpi_modules[0].guest_addr_out = e820.ACPI_ADDRESS
     xc.call_bare("xc_dom_boot_xen_init", dom, xc.handle, order.domid)
     xc.call_bare("xc_dom_parse_image", dom)
-    xc.on_domain(order.domid, "xc_domain_set_memory_map", dom.e820, len(entries))
     return _finish_translated(xc, order, dom)
 
 
 def _hvm(xc: Xc, order: Build, dom: Any) -> Built:
     memory = e820.split((order.memory_max_mib - order.video_mib) * MIB, e820.HVM_MMIO_START)
     _set_layout(order, dom, memory)
+    _set_memory_map(xc, order, e820.hvm_map(memory))
     dom.vga_hole_size = _VGA_HOLE_PAGES
     xc.call_bare("xc_dom_kernel_file", dom, order.kernel.encode())
     lent = _lend(xc, dom.system_firmware_module, _read(order.firmware)) if order.firmware else None
@@ -107,6 +106,13 @@ def _hvm(xc: Xc, order: Build, dom: Any) -> Built:
     return built
 
 
+def _set_memory_map(xc: Xc, order: Build, entries: list[tuple[int, int, int]]) -> Any:
+    """What the hypervisor answers a guest that asks for its memory map; the packed map."""
+    packed = xc.ffi.new("uint8_t[]", e820.pack(entries))
+    xc.on_domain(order.domid, "xc_domain_set_memory_map", xc.ffi.cast("struct e820entry *", packed), len(entries))
+    return packed
+
+
 def _set_layout(order: Build, dom: Any, memory: e820.Split) -> None:
     dom.lowmem_end, dom.highmem_end = memory.low_end, memory.high_end
     dom.mmio_start, dom.mmio_size = memory.mmio_start, memory.mmio_size
@@ -118,9 +124,9 @@ def _finish_translated(xc: Xc, order: Build, dom: Any) -> Built:
     xc.call_bare("xc_dom_mem_init", dom, order.memory_max_mib - order.video_mib)
     xc.call_bare("xc_dom_boot_mem_init", dom)
     xc.call_bare("xc_dom_build_image", dom)
+    xc.call_bare("xc_dom_boot_image", dom)
     if order.kind is GuestKind.HVM:
         _tell_hvmloader(xc, order, dom)
-    xc.call_bare("xc_dom_boot_image", dom)
     xc.call_bare("xc_dom_gnttab_init", dom)
     xc.on_domain(order.domid, "xc_hvm_param_set", STORE_EVTCHN, order.store_port)
     xc.on_domain(order.domid, "xc_hvm_param_set", CONSOLE_EVTCHN, order.console_port)
@@ -135,7 +141,7 @@ def ring_frame(xc: Xc, domid: int, param: int) -> int:
 
 
 def _tell_hvmloader(xc: Xc, order: Build, dom: Any) -> None:
-    """How many vCPUs there are, and which of them are there at boot: libxc writes only one."""
+    """How many vCPUs there are, and which of them are there at boot; libxc has written one, and all."""
     page = xc.call_bare("xc_dom_pfn_to_ptr", dom, _INFO_PFN, 1)
     info = xc.ffi.cast("struct hvm_info_table *", xc.ffi.cast("char *", page) + _INFO_OFFSET)
     info.apic_mode = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a guest's memory lies: the memory map of a PVH guest, and the split around the hole below 4 GiB."""
+"""Where a guest's memory lies: the memory maps of PVH and HVM guests, and the split around the hole below 4 GiB."""
 
 import struct
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ _SPECIAL_PAGES = 0xFEFF8000  # rings, console, start-of-day: the builder puts th
 _SPECIAL_SIZE = 0x8000
 _LAPIC = 0xFEE00000
 _PAGE = 0x1000
+_LEGACY_END = 0x100000  # hvmloader lays out the first MiB itself
 
 RAM, RESERVED, ACPI = 1, 2, 3
 _ENTRY = struct.Struct("<QQI")  # packed
@@ -44,6 +45,14 @@ def pvh_map(memory: Split, acpi_size: int) -> list[tuple[int, int, int]]:
         entries.append((ACPI_ADDRESS, -(-acpi_size // _PAGE) * _PAGE, ACPI))
     entries.append((_LAPIC, _PAGE, RESERVED))
     entries.append((_SPECIAL_PAGES, _SPECIAL_SIZE, RESERVED))
+    if memory.high_end:
+        entries.append((FOUR_GIB, memory.high_end - FOUR_GIB, RAM))
+    return entries
+
+
+def hvm_map(memory: Split) -> list[tuple[int, int, int]]:
+    """What hvmloader makes the guest's own map of: the memory alone."""
+    entries = [(_LEGACY_END, memory.low_end - _LEGACY_END, RAM)]
     if memory.high_end:
         entries.append((FOUR_GIB, memory.high_end - FOUR_GIB, RAM))
     return entries

@@ -75,11 +75,11 @@ class BuilderProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await _spawn(program, theirs, log_file)
-        except OSError as error:
+        except BaseException as error:
             ours.close()
-            raise ProgramFailed(program[0], error.strerror or str(error)) from error
-        except BaseException:
-            ours.close()
+            log_file.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise ProgramFailed(program[0], error.strerror or str(error)) from error
             raise
         finally:
             theirs.close()

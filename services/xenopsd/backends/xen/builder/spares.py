@@ -2,7 +2,7 @@
 """The daemon's builder processes: some are always ready, so that no guest waits for one to start.
 
 A builder whose order ended well goes back to the others; after a failure, a cancellation or a deadline it is killed and
-another takes its place. More are started only while all are busy for longer than a build takes: builds are bound by the
+another takes its place. More are started only when none has become free for longer than a build takes: builds are bound by the
 processor and gain nothing from company, but a save that lasts minutes must not hold them up.
 """
 
@@ -105,6 +105,7 @@ class Builders:
         self._places = 0  # of those that are alive or being started
         self._beside: set[asyncio.Task[None]] = set()  # starting and ending builders
         self._changed = asyncio.Event()
+        self._moved_at = 0.0  # when a builder was last taken, became free, was started or was lost
         self._waiting = 0
         self._stopped = True
 
@@ -117,6 +118,7 @@ class Builders:
         """Begin to start the spares; those who come before they are ready wait for them."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
         self._stopped = False
+        self._tell()
         self._refill()
 
     async def settled(self) -> None:
@@ -156,19 +158,21 @@ class Builders:
 
     async def _borrow(self) -> BuilderProcess:
         loop = asyncio.get_running_loop()
-        patient_until = loop.time() + self._patience_s
         while not self._stopped:
+            patient_until = self._moved_at + self._patience_s
             if self._idle:
                 helper = self._idle.pop()
                 if helper.alive:
+                    self._moved_at = loop.time()
                     return helper
                 log.warning("an idle builder died: %s", helper.last_words() or "it said nothing")
                 await self._bury(helper)
             elif self._places < (self._count if loop.time() < patient_until else self._most):
                 self._places += 1
+                self._moved_at = loop.time()
                 return await self._start_one()
             else:
-                await self._wait_for_change(patient_until if loop.time() < patient_until else None)
+                await self._wait_for_change(patient_until if self._places < self._most else None)
         raise HypercallFailed("builder", "ESHUTDOWN", "the builders have been stopped")
 
     async def _wait_for_change(self, until: float | None) -> None:
@@ -177,7 +181,7 @@ class Builders:
             async with asyncio.timeout_at(until):
                 await self._changed.wait()
         except TimeoutError:
-            log.info("all %d builders are busy; starting another", self._places)
+            log.info("all %d builders have been busy for %g s", self._places, self._patience_s)
         finally:
             self._waiting -= 1
 
@@ -216,7 +220,8 @@ class Builders:
         self._tell()
 
     def _tell(self) -> None:
-        """Wake all who wait; they look again."""
+        """Wake all who wait; they look again, and are patient anew."""
+        self._moved_at = asyncio.get_running_loop().time()
         self._changed.set()
         self._changed = asyncio.Event()
 

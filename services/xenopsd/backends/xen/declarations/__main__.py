@@ -12,6 +12,7 @@ import cffi
 HERE = Path(__file__).parent
 _TITLE = '''# SPDX-License-Identifier: Apache-2.0
 """The declarations of {}, ready to use: made by `python -m xenopsd.backends.xen.declarations`, not to be edited."""
+
 # ruff: noqa
 # fmt: off
 # mypy: ignore-errors

@@ -153,8 +153,10 @@ def built(vm: Vm, handle: UUID, domid: int, rings: Rings, plan: MemoryPlan, *, t
         yield Write(f"{top}/console/tty", "")  # xenconsoled fills it in
         yield Write(f"{top}/console/port", str(rings.console_port))
         yield Write(f"{top}/console/ring-ref", str(rings.console_frame))
-        yield Write(f"{tree}/rtc/timeoffset", timeoffset)
-        yield Write(f"{tree}/image/ostype", "hvm" if isinstance(vm.ty, Hvm) else "linux")
+        if isinstance(vm.ty, Hvm):
+            yield Write(f"{tree}/rtc/timeoffset", timeoffset)
+        if isinstance(vm.ty, Pv):
+            yield Write(f"{tree}/image/ostype", "linux")
         yield Write(f"{private(domid)}/target", str(plan.target_kib))
         yield Write(f"{private(domid)}/console-kind", console_kind)
         yield Write(f"{private(domid)}/built", "1")

@@ -49,6 +49,8 @@ async def request(world: World, vm: Vm, reason: ShutdownReason, timeout_s: float
     if info is None or info.shutdown:
         return True
     if isinstance(vm.ty, Hvm) and not await listens(world, info.domid):
+        if info.paused:  # it would not feel its power button
+            return await world.domains.wait(vm.id, has_stopped, timeout_s)
         return await _tell(world, info.domid, reason)
     path = f"{layout.domain(info.domid)}/control/shutdown"
 
