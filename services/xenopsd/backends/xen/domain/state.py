@@ -155,7 +155,7 @@ def _render(vm: Vm, info: DomainInfo, told: Told) -> VmState:
         xsdata_state=told.xsdata,
         pv_drivers_detected=told.connected,
         last_start_time=told.created_ms,
-        hvm=info.hvm,
+        hvm=isinstance(vm.ty, Hvm),
         domain_type=_kind(vm),
         nomigrate=_truth(vm, "nomigrate"),
         nested_virt=_truth(vm, "nested-virt"),
