@@ -183,6 +183,15 @@ def test_the_telling_lines_are_found(tmp_path: Path) -> None:
     assert failures.telling(tmp_path) == ["serial.log: [  1.0] Kernel panic - not syncing"]
 
 
+def test_what_failed_tests_said_last_is_found(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "test_vbd.xml").write_text(
+        "<testsuites><testsuite><testcase classname='test_vbd' name='test_fine'/><testcase classname='test_vbd' name='test_bad'>"
+        "<failure message='m'>def test_bad():\n\n&gt;   assert 1 == 2\nE   assert 1 == 2\n</failure></testcase></testsuite></testsuites>"
+    )
+    assert failures.problems(tmp_path) == ["test_vbd::test_bad", "    E   assert 1 == 2"]
+
+
 @pytest.fixture
 def qemu(tmp_path: Path) -> Iterator[Path]:
     """One that greets, says an event before each answer, and refuses what it does not know."""

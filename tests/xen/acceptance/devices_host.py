@@ -107,7 +107,7 @@ class DeviceHost:
 
     async def told(self, change: tuple[Kind, str]) -> None:
         """Wait until that has been told."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while change not in self.changes:
                 self.news.clear()
                 await self.news.wait()

@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 # Empty directories that Debian's own tools make on first use and keep.
@@ -22,10 +24,18 @@ def look() -> World:
     """The host as it is now, one line for each thing."""
     found = {f"xenstore {line}" for line in _run("xenstore-ls", "-f") if not LASTING.match(line)}
     found |= {f"domain {line.split()[1]} {line.split()[0]}" for line in _run("xl", "list")[1:]}
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        found.add(f"loop {backing.parts[3]} {backing.read_text().strip()}")
+    found |= {f"loop {device} {file}" for device, file in loops()}
     found |= {f"interface {path.name}" for path in Path("/sys/class/net").iterdir()}
     return frozenset(found | _processes())
+
+
+def loops() -> list[tuple[str, str]]:
+    """Each loop device that is in use, and its file. One that goes while we look is gone."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            found.append((backing.parts[3], backing.read_text().strip()))
+    return found
 
 
 def settle(before: World, *, timeout_s: float = 20) -> list[str]:
@@ -45,8 +55,11 @@ def _run(*command: str) -> list[str]:
 
 
 def _processes() -> set[str]:
-    """Children of this process, and those that nobody waits for; not what others do over ssh meanwhile."""
-    found: set[str] = set()
+    """Children of this process, and those that nobody waits for, and how many run the same command.
+
+    Not what others do over ssh meanwhile; and not their numbers: what a test kills may be started again.
+    """
+    found: Counter[str] = Counter()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -54,5 +67,5 @@ def _processes() -> set[str]:
         except (OSError, IndexError):
             continue  # it has ended
         if command and parent in {1, os.getpid()} and "sleep infinity" not in command:
-            found.add(f"process {folder.name} {command}")
-    return found
+            found[command] += 1
+    return {f"process {command} ({count})" for command, count in found.items()}

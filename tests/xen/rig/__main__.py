@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.xen.rig import failures, root, snapshot, suite
@@ -109,13 +109,32 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     if options.on or rest:
         words = rest if any(word.startswith("tests/") for word in rest) else [*rest, suite.SUITE]
         with _machines(options.on) as [machine]:
-            status = suite.run(machine, words)
+            outcomes = {shlex.join(words): suite.run(machine, words)}
     else:
         number = int(os.environ.get("XEN_RIG_MACHINES") or min(2, os.cpu_count() or 1))
         with _machines(None, number=number) as machines:
-            status = suite.run_all(machines)
-    say(f"{'passed' if status == 0 else 'FAILED'} after {elapsed():.0f} s")
-    return status
+            outcomes = suite.run_all(machines)
+        outcomes |= _again({path: outcome for path, outcome in outcomes.items() if not outcome.passed})
+    suite.tell(outcomes)
+    passed = all(outcome.passed for outcome in outcomes.values())
+    say(f"{'passed' if passed else 'FAILED'} after {elapsed():.0f} s")
+    return int(not passed)
+
+
+def _again(failed: Mapping[str, suite.Outcome]) -> dict[str, suite.Outcome]:
+    """With XEN_RIG_AGAIN=N: up to N files that failed, each once more in a host of its own, and the first failure told.
+
+    Emulated hosts share the cores of whoever runs this, and one chance event in a hundred tests would hide what the others
+    show. What fails here in earnest fails again; what does not is told as UNSTABLE, and is a bug to be found.
+    """
+    if not 0 < len(failed) <= int(os.environ.get("XEN_RIG_AGAIN") or 0):
+        return {}
+    outcomes = {}
+    for path in failed:
+        with _machines(None) as [machine]:
+            outcomes[path] = suite.run_file(machine, path, label=" again|")
+    suite.tell({path: outcome for path, outcome in failed.items() if outcomes[path].passed}, "UNSTABLE")
+    return outcomes
 
 
 @contextmanager

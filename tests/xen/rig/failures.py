@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tests.xen.rig.machine import Machine
 from tests.xen.rig.places import BUILD, say
@@ -44,6 +45,21 @@ def keep(machine: Machine, *, name: str = "") -> Path:
         say(line)
     say(f"kept in {folder}")
     return folder
+
+
+def problems(folder: Path, *, lines_each: int = 12) -> list[str]:
+    """Which tests failed and what they said last, from pytest's results among what was kept."""
+    lines: list[str] = []
+    for path in sorted((folder / "results").glob("*.xml")):
+        for case in ElementTree.parse(path).iter("testcase"):
+            for problem in (*case.iter("failure"), *case.iter("error")):
+                said = [line for line in (problem.text or "").splitlines() if line.strip()]
+                told = [line for line in said if line.startswith("E ")] or said
+                lines += [
+                    f"{case.get('classname')}::{case.get('name')}",
+                    *(f"    {line}" for line in told[-lines_each:]),
+                ]
+    return lines
 
 
 def telling(folder: Path, *, at_most: int = 40) -> list[str]:

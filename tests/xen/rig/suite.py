@@ -10,7 +10,8 @@ import queue
 import shlex
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tests.xen.rig import failures
 from tests.xen.rig.machine import Machine
@@ -49,25 +50,46 @@ def stream(machine: Machine, line: str, *, label: str = "") -> int:
     return process.returncode
 
 
-def run(machine: Machine, words: Sequence[str], *, name: str = "chosen", label: str = "") -> int:
+@dataclass
+class Outcome:
+    """How one pytest ended, and what its failed tests said."""
+
+    status: int
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return self.status in {0, NOTHING_CHOSEN}
+
+
+def run(machine: Machine, words: Sequence[str], *, name: str = "chosen", label: str = "") -> Outcome:
     """One pytest with these words; the traces of a failure are kept."""
     # /tmp is memory, so pytest's own temporary folders go to the disk.
-    settings = f"XEN_RIG_RESULTS={RESULTS} XEN_CONTRACT={shlex.quote(os.environ.get('XEN_CONTRACT', ''))}"
+    settings = " ".join([f"XEN_RIG_RESULTS={RESULTS}", *(f"{key}={shlex.quote(value)}" for key, value in _asked())])
     line = f"rm -rf {RESULTS}/* && {settings} {_PYTEST} --basetemp=/rig/tmp"
-    status = stream(machine, f"{line} --junitxml={RESULTS}/{name}.xml {shlex.join(words)}", label=label)
-    if status in {0, NOTHING_CHOSEN}:
+    outcome = Outcome(stream(machine, f"{line} --junitxml={RESULTS}/{name}.xml {shlex.join(words)}", label=label))
+    if outcome.passed:
         machine.shell.get_results(BUILD / "results")
     else:
-        failures.keep(machine, name=name)
-    return status
+        outcome.problems = failures.problems(failures.keep(machine, name=name))
+    return outcome
 
 
-def run_all(machines: Sequence[Machine]) -> int:
-    """Every file of the suite, each in the next machine that is free; the number of files that failed."""
+def _asked() -> list[tuple[str, str]]:
+    """What the environment asks of the suite; the rig's own words are not for the tests."""
+    mine = ("XEN_RIG_",)
+    return sorted(
+        (key, value) for key, value in os.environ.items() if key.startswith("XEN_") and not key.startswith(mine)
+    )
+
+
+def run_all(machines: Sequence[Machine]) -> dict[str, Outcome]:
+    """Every file of the suite, each in the next machine that is free."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    outcomes: dict[str, Outcome] = {}
     for path in files():
         waiting.put(path)
-    failed: list[str] = []
+        outcomes[path] = Outcome(1, ["it was not run to its end"])  # until it was, whatever ends its machine
 
     def work(machine: Machine, label: str) -> None:
         while machine.alive:
@@ -75,18 +97,26 @@ def run_all(machines: Sequence[Machine]) -> int:
                 path = waiting.get_nowait()
             except queue.Empty:
                 return
-            failed.append(path)  # until it has passed: whatever ends this thread, the file does not count as well
-            name = path.rpartition("/")[2].removesuffix(".py")
-            chosen = [path, "-k", "xen"] if path in CONTRACT else [path]
-            if run(machine, chosen, name=name, label=label) == 0:
-                failed.remove(path)
+            outcomes[path] = run_file(machine, path, label=label)
 
     workers = [threading.Thread(target=work, args=(machine, f" {number}|")) for number, machine in enumerate(machines)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    failed += [waiting.get_nowait() for _ in range(waiting.qsize())]
-    for path in failed:
-        say(f"FAILED {path}")
-    return len(failed)
+    return outcomes
+
+
+def run_file(machine: Machine, path: str, *, label: str = "") -> Outcome:
+    """One file of the suite."""
+    name = path.rpartition("/")[2].removesuffix(".py")
+    return run(machine, [path, "-k", "xen"] if path in CONTRACT else [path], name=name, label=label)
+
+
+def tell(outcomes: Mapping[str, Outcome], word: str = "FAILED") -> None:
+    """Last of all, so that whoever sees only the end of a long log sees why."""
+    for path, outcome in outcomes.items():
+        if not outcome.passed:
+            say(f"{word} {path}")
+            for line in outcome.problems:
+                say(f"    {line}")
