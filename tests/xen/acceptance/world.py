@@ -38,7 +38,7 @@ def loops() -> list[tuple[str, str]]:
     return found
 
 
-def settle(before: World, *, timeout_s: float = 20) -> list[str]:
+def settle(before: World, *, timeout_s: float = 60) -> list[str]:
     """What differs from before, once it differs no more or the time is up; + is new, - is gone."""
     deadline = time.monotonic() + timeout_s
     while True:
