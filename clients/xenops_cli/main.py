@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +19,7 @@ from xenops import errors
 from xenops.errors import Fault
 from xenops_cli.bus import connected
 from xenops_cli.command import Command
-from xenops_cli.commands import COMMANDS
+from xenops_cli.commands import commands
 from xenops_cli.exits import Complaint, Exit, code_of, sentence_of
 from xenops_cli.interrupts import Interrupts
 from xenops_cli.parser import build
@@ -38,14 +38,15 @@ def main() -> int:
 
 def run(argv: Sequence[str], connect: Connect) -> int:
     """Run one command; the exit code is returned, never raised."""
-    parser = build()
+    word = argv[0] if argv else ""
+    parser = build(word)
     try:
         args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()
             return Exit.OK
         logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if args.debug else logging.CRITICAL)
-        code = asyncio.run(_perform(COMMANDS[args.command], args, parser, connect))
+        code = asyncio.run(_perform(commands(word)[args.command], args, connect))
         sys.stdout.flush()
         return code
     except SystemExit as ended:
@@ -57,14 +58,14 @@ def run(argv: Sequence[str], connect: Connect) -> int:
         return Exit.FAILED
 
 
-async def _perform(command: Command, args: Namespace, parser: ArgumentParser, connect: Connect) -> int:
+async def _perform(command: Command, args: Namespace, connect: Connect) -> int:
     interrupts = Interrupts()
     interrupts.install()
     view = _view(args)
     try:
         async with contextlib.AsyncExitStack() as opened:
             stack: Stack | None = None if command.offline else await opened.enter_async_context(connect(args))
-            await _act(command, Session(args, parser, stack, interrupts, sys.stderr), view)
+            await _act(command, Session(args, stack, interrupts, sys.stderr), view)
     except asyncio.CancelledError:
         return _interrupted(interrupts)
     except errors.Cancelled as fault:
@@ -106,7 +107,7 @@ def _refuse(error: Fault | Complaint, args: Namespace) -> int:
     if args.json:
         name, fields = (error.name, error.fields()) if isinstance(error, Fault) else ("Complaint", {})
         fault: dict[str, Any] = {"fault": {"name": name, "fields": fields, "message": sentence}}
-        _print(line_document(fault) if COMMANDS[args.command].streams else document(fault))
+        _print(line_document(fault) if commands(args.command)[args.command].streams else document(fault))
     return code_of(error)
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from xenops_cli import VERSION
 from xenops_cli.command import Command
-from xenops_cli.commands import COMMANDS, FAMILIES
+from xenops_cli.commands import commands, families
 from xenops_cli.exits import legend
 from xenops_cli.selection import nearest_word
 
@@ -33,18 +33,18 @@ class Parser(argparse.ArgumentParser):
         unknown = _UNKNOWN.match(message)
         if unknown:
             word = unknown["word"][1:-1]
-            message = f"there is no command {word!r}; {nearest_word(word, COMMANDS, '--help')}"
+            message = f"there is no command {word!r}; {nearest_word(word, commands(), '--help')}"
             self.exit(2, f"{PROGRAM}: {message}\n")
         self.exit(2, f"{PROGRAM}: {message}; `{self.prog} --help` says more\n")
 
 
-def build() -> argparse.ArgumentParser:
-    """The whole tree."""
+def build(word: str = "") -> argparse.ArgumentParser:
+    """The whole tree; what is needed of it, if the command line begins with that command."""
     parser = Parser(
         prog=PROGRAM,
         description="Register, start, watch and stop the virtual machines of a Xen host.",
         usage=f"{PROGRAM} [options] COMMAND [arguments]",
-        epilog=_overview() + "\n\n" + legend() + f"\n\n`{PROGRAM} COMMAND --help` says more of each.",
+        epilog=_overview(word) + "\n\n" + legend() + f"\n\n`{PROGRAM} COMMAND --help` says more of each.",
         formatter_class=Overview,
         allow_abbrev=False,
     )
@@ -52,7 +52,7 @@ def build() -> argparse.ArgumentParser:
     _shared(parser)
     parser.set_defaults(json=False, url=None, queue=None, debug=False, no_wait=False, columns=None, no_headers=False)
     words = parser.add_subparsers(prog=PROGRAM, dest="command", metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS.values():
+    for command in commands(word).values():
         _grow(words.add_parser, command)
     return parser
 
@@ -81,9 +81,9 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", default=absent, help="show tracebacks and the bus's log")
 
 
-def _overview() -> str:
+def _overview(word: str) -> str:
     parts = []
-    for title, family in FAMILIES:
+    for title, family in families(word).items():
         lines = [f"  {command.name:<{_NAMES}}{command.help.split(chr(10))[0]}" for command in family]
         parts.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(parts)

@@ -4,7 +4,7 @@
 import contextlib
 import re
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, TextIO
@@ -48,11 +48,8 @@ class Done(Struct, frozen=True, kw_only=True):
 class Session:
     """One run of one command; `errors` is where everything goes that is not its result."""
 
-    def __init__(
-        self, args: Namespace, parser: ArgumentParser, stack: Stack | None, interrupts: Interrupts, errors: TextIO
-    ) -> None:
+    def __init__(self, args: Namespace, stack: Stack | None, interrupts: Interrupts, errors: TextIO) -> None:
         self.args = args
-        self.parser = parser
         self.interrupts = interrupts
         self.errors = errors
         self._stack = stack

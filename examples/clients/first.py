@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A first client: register a machine, start it, look at it, and take it away again."""
 
-from xenops.client import connect_blocking
+from xenops.blocking import connect_blocking
 from xenops.types.vm import Hvm, Vm
 
 with connect_blocking() as xenops:

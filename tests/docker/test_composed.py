@@ -12,7 +12,8 @@ import pytest
 
 from tests.docker.conftest import TOP, Composed, compose
 from tests.xenopsd.machines import plain_vm
-from xenops.client import Xenops, connect_blocking
+from xenops.blocking import connect_blocking
+from xenops.client import Xenops
 from xenops.events import Kind
 from xenops.interfaces.forkexec import FORKEXEC
 from xenops.rpc import stub

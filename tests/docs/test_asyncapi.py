@@ -26,5 +26,5 @@ def _validate(node_modules: Path, tmp_path: Path, document: Path) -> tuple[int, 
     """Run the parser from a folder in which Node finds its packages."""
     (tmp_path / "node_modules").symlink_to(node_modules)
     script = shutil.copy(Path(__file__).with_name("validate.mjs"), tmp_path)
-    done = subprocess.run(["node", script, document], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(["node", script, document], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr

@@ -17,7 +17,7 @@ from xenops import errors, wire
 from xenops.bus.port import JSON, MSGPACK
 from xenops.derive.catalogue import all_methods
 from xenops.events import Event
-from xenops_cli.commands import COMMANDS
+from xenops_cli.commands import commands
 from xenopsd.atoms.hook import Hook
 from xenopsd.config import XenopsdSettings
 
@@ -75,7 +75,7 @@ def test_the_words_of_the_makefile_are_explained() -> None:
 def test_the_operators_guide_names_settings_hooks_and_commands_that_exist() -> None:
     settings = (ForkexecdSettings, SwitchSettings, VncproxySettings, XenopsdSettings)
     known = {key.replace("_", "-") for each in settings for key in each.__struct_fields__}
-    known |= {hook.value for hook in Hook} | set(COMMANDS)
+    known |= {hook.value for hook in Hook} | set(commands())
     known |= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
     text = (ROOT / "docs/guides/operator.md").read_text()
     named = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text)) | set(re.findall(r"`xenops-cli ([a-z-]+)", text))

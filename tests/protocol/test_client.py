@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from xenops.blocking import connect_blocking
 from xenops.bus.memory import MemoryBus, MemorySwitch
 from xenops.bus.port import Message
-from xenops.client import Xenops, connect, connect_blocking
+from xenops.client import Xenops, connect
 from xenops.errors import BadPowerState, DoesNotExist, TimedOut, encode
 from xenops.events import Change, Event, Kind, topic
 from xenops.events import encode as encode_event

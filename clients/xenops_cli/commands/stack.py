@@ -16,6 +16,7 @@ from xenops_cli import VERSION, files
 from xenops_cli.bus import where
 from xenops_cli.command import Command, argument, table_arguments
 from xenops_cli.exits import Complaint, Exit
+from xenops_cli.parser import build
 from xenops_cli.render import values
 from xenops_cli.render.tables import Column, View, facts, flat, table
 from xenops_cli.selection import nearest_word
@@ -98,7 +99,7 @@ async def completion(session: Session) -> dict[str, str]:
         shtab = importlib.import_module("shtab")  # optional, and slow enough not to be loaded for every command
     except ModuleNotFoundError:
         raise Complaint("completion needs shtab: pip install 'xenopsd[cli]'") from None
-    return {"shell": shell, "script": shtab.complete(session.parser, shell=shell)}
+    return {"shell": shell, "script": shtab.complete(build(), shell=shell)}
 
 
 COMMANDS: tuple[Command, ...] = (

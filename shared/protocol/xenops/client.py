@@ -1,37 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an orchestrator's first ten lines use, in an asynchronous and in a blocking face.
+"""What an orchestrator's first ten lines use, from coroutines; for scripts that wait there is `xenops.blocking`.
 
-async with connect() as xenops:                     with connect_blocking() as xenops:
-    task = await xenops.VM.start("myfirstvm")           task = xenops.VM.start("myfirstvm")
-    await xenops.finished(task)                         xenops.finished(task)
+async with connect() as xenops:
+    task = await xenops.VM.start("myfirstvm")
+    await xenops.finished(task)
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from xenops import wire
 from xenops.bus.amqp import AmqpBus
-from xenops.bus.blocking import BlockingBus
 from xenops.bus.port import Bus, Message, Subscription
 from xenops.errors import DoesNotExist, Fault, TimedOut, decode
 from xenops.events import Event, Kind, pattern
-from xenops.idl import Interface, Method, methods
 from xenops.interfaces.xenops import DEBUG, HOST, PCI, UPDATES, VBD, VGPU, VIF, VM, VUSB, General, Task
-from xenops.rpc import REPLY_TIMEOUT_S, request, stub, waiting_s
+from xenops.rpc import REPLY_TIMEOUT_S, stub
 from xenops.types import task as task_types
 from xenops.types.service import ServiceInfo
 from xenops.where import find
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[float], None]
-_POLL_S = 30.0
-_PROGRESS_POLL_S = 1.0
+POLL_S = 30.0
 _WAITING_EVENTS = 10000
 
 
@@ -73,7 +70,7 @@ class Xenops:
 
     async def finished(self, task: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Any:
         """The result of a task once it has ended, or its fault; its record is removed. `TimedOut` leaves it alone."""
-        waiting = _Waiting(self.queue, timeout_s, on_progress, poll_s=_POLL_S)
+        waiting = Waiting(self.queue, timeout_s, on_progress, poll_s=POLL_S)
         progress = None if on_progress is None else await self._tell_progress(task, on_progress)
         try:
             while not waiting.has_ended(now := await self.Task.wait(task, timeout=waiting.poll_s())):
@@ -91,11 +88,11 @@ class Xenops:
         """Progress comes by events, as it is made."""
 
         def receive(message: Message) -> None:
-            event = _event(message)
+            event = read_event(message)
             if event is not None and isinstance(event.progress, float):
                 on_progress(event.progress)
 
-        return await self.bus.subscribe(_patterns(self.queue, (Kind.TASK,), task), receive)
+        return await self.bus.subscribe(patterns(self.queue, (Kind.TASK,), task), receive)
 
     def events(self, kinds: Iterable[Kind] = (), *, on_gap: Callable[[], None] | None = None) -> "Events":
         """What changes from now on: `async with xenops.events() as events: async for event in events: …`."""
@@ -106,7 +103,7 @@ class Events(AsyncIterator[Event]):
     """Events as they come. Who is slow gets only the newest of each object, never wrong ones."""
 
     def __init__(self, bus: Bus, queue: str, kinds: Iterable[Kind], on_gap: Callable[[], None] | None) -> None:
-        self._bus, self._patterns, self._on_gap = bus, _patterns(queue, kinds), on_gap
+        self._bus, self._patterns, self._on_gap = bus, patterns(queue, kinds), on_gap
         self._waiting: dict[tuple[Kind, str], Event] = {}
         self._arrived = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -128,7 +125,7 @@ class Events(AsyncIterator[Event]):
         return self._waiting.pop(next(iter(self._waiting)))
 
     def _receive(self, message: Message) -> None:
-        event = _event(message)
+        event = read_event(message)
         if event is None:
             return
         key = event.kind, event.id
@@ -141,79 +138,12 @@ class Events(AsyncIterator[Event]):
         self._arrived.set()
 
 
-class BlockingXenops:
-    """xenopsd, as seen from a script; made by `connect_blocking`. It belongs to one thread."""
-
-    def __init__(
-        self, bus: BlockingBus, queue: str, *, timeout_s: float = REPLY_TIMEOUT_S, debug_info: str = ""
-    ) -> None:
-        self.bus, self.queue = bus, queue
-
-        def of(interface: type[Interface]) -> Any:
-            return _blocking_stub(interface, bus, queue, timeout_s, debug_info)
-
-        self._general = of(General)
-        self.VM, self.VBD, self.VIF, self.PCI = of(VM), of(VBD), of(VIF), of(PCI)
-        self.VUSB, self.VGPU, self.HOST = of(VUSB), of(VGPU), of(HOST)
-        self.Task, self.UPDATES, self.DEBUG = of(Task), of(UPDATES), of(DEBUG)
-
-    def __enter__(self) -> "BlockingXenops":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bus.close()
-
-    def query(self) -> ServiceInfo:
-        """Name, version, features and place of the service."""
-        info: ServiceInfo = self._general.query()
-        return info
-
-    def get_diagnostics(self) -> dict[str, Any]:
-        """What the service is doing now; for people who debug."""
-        facts: dict[str, Any] = self._general.get_diagnostics()
-        return facts
-
-    def finished(self, task: str, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> Any:
-        """The result of a task once it has ended, or its fault; its record is removed. `TimedOut` leaves it alone."""
-        waiting = _Waiting(
-            self.queue, timeout_s, on_progress, poll_s=_POLL_S if on_progress is None else _PROGRESS_POLL_S
-        )
-        while True:
-            now = self.Task.wait(task, timeout=waiting.poll_s())
-            if waiting.has_ended(now):
-                break
-        try:
-            self.Task.destroy(task)
-        except DoesNotExist:
-            log.debug("the record of %s had been removed already", task)
-        return outcome(now)
-
-    def events(
-        self,
-        kinds: Iterable[Kind] = (),
-        timeout_s: float | None = None,
-        *,
-        on_gap: Callable[[], None] | None = None,
-    ) -> Iterator[Event]:
-        """What changes from this call on; ends when nothing has for `timeout_s`."""
-        messages = self.bus.events(_patterns(self.queue, kinds), timeout_s, on_gap=on_gap)
-        return filter(None, map(_event, messages))
-
-
 def connect(
     url: str | None = None, queue: str | None = None, *, timeout_s: float = REPLY_TIMEOUT_S, debug_info: str = ""
 ) -> Xenops:
     """xenopsd at this URL and queue, or at the place that `xenops.where.find` says; to be used with `async with`."""
-    url, queue = _place(url, queue)
+    url, queue = placed(url, queue)
     return Xenops(AmqpBus(url, name="client"), queue, timeout_s=timeout_s, debug_info=debug_info)
-
-
-def connect_blocking(
-    url: str | None = None, queue: str | None = None, *, timeout_s: float = REPLY_TIMEOUT_S, debug_info: str = ""
-) -> BlockingXenops:
-    """The same for scripts; to be used with `with`."""
-    url, queue = _place(url, queue)
-    return BlockingXenops(BlockingBus(url), queue, timeout_s=timeout_s, debug_info=debug_info)
 
 
 def outcome(task: task_types.Task) -> Any:
@@ -227,7 +157,7 @@ def outcome(task: task_types.Task) -> Any:
             raise ValueError(f"the task {task.id} has not ended")
 
 
-class _Waiting:
+class Waiting:
     """How long to poll for the end of a task, and what to tell on the way."""
 
     def __init__(self, queue: str, timeout_s: float | None, on_progress: OnProgress | None, *, poll_s: float) -> None:
@@ -246,35 +176,21 @@ class _Waiting:
         return ended
 
 
-def _blocking_stub(interface: type[Interface], bus: BlockingBus, queue: str, timeout_s: float, debug_info: str) -> Any:
-    def bind(method: Method) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            message = request(method, args, kwargs, debug_info=debug_info)
-            reply = bus.call(queue, message, timeout_s=waiting_s(method, args, kwargs, timeout_s))
-            return wire.decode_result(reply.body, method.result)
-
-        call.__name__, call.__doc__ = method.attribute, method.doc
-        return call
-
-    members = {m.attribute: staticmethod(bind(m)) for m in methods(interface).values()}
-    return type(f"{interface.__name__}Blocking", (), members)()
-
-
-def _place(url: str | None, queue: str | None) -> tuple[str, str]:
+def placed(url: str | None, queue: str | None) -> tuple[str, str]:
     if url is not None and queue is not None:
         return url, queue
     where = find(os.environ)
     return url or where.amqp, queue or where.queue
 
 
-def _patterns(queue: str, kinds: Iterable[Kind], id: str = "*") -> list[str]:
+def patterns(queue: str, kinds: Iterable[Kind], id: str = "*") -> list[str]:
     """The topics of the one xenopsd that serves `queue`, whose name is `xenops.<host>.<instance>`."""
     words = queue.split(".")
     host, instance = (words[1], words[2]) if len(words) == 3 else ("*", "*")
     return [pattern(host, instance, kind, id) for kind in kinds] or [pattern(host, instance)]
 
 
-def _event(message: Message) -> Event | None:
+def read_event(message: Message) -> Event | None:
     try:
         return wire.decode_event(message.body)
     except Fault as fault:

@@ -3,9 +3,10 @@
 
 import asyncio
 
+from xenops.blocking import connect_blocking
 from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import Message
-from xenops.client import connect, connect_blocking
+from xenops.client import connect
 from xenops.events import Change, Event, Kind, encode, topic
 from xenops.interfaces.xenops import Task
 from xenops.rpc import Dispatcher

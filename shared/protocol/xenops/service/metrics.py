@@ -2,10 +2,15 @@
 """Prometheus metrics of one process, served over HTTP on loopback unless configured otherwise."""
 
 import asyncio
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from xenops.bus import meters
 
 _LIMIT = 8192
 _DEADLINE_S = 5.0
@@ -31,8 +36,24 @@ async def serve_metrics(host: str, port: int, registry: CollectorRegistry = REGI
     return bound
 
 
+class BusMetrics(Collector):
+    """What this process counted of its bus."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Asked by the registry."""
+        again = "Connections to the switch made again after one was lost"
+        yield CounterMetricFamily("bus_reconnects", again, value=meters.reconnects.value)
+        published = CounterMetricFamily("bus_published", "Messages handed to the switch", labels=["direction"])
+        for direction, count in (("request", meters.requests), ("reply", meters.replies), ("event", meters.events)):
+            published.add_metric([direction], count.value)
+        yield published
+        dropped = "Events not sent, since there was no connection or it was too slow"
+        yield CounterMetricFamily("bus_dropped_events", dropped, value=meters.dropped_events.value)
+
+
 def build_info(program: str, registry: CollectorRegistry = REGISTRY) -> None:
-    """Publish the program's version as a metric, as Prometheus' exporters do."""
+    """Publish the program's version as a metric, as Prometheus' exporters do, and what its bus counts."""
+    registry.register(BusMetrics())
     try:
         number = version("xenopsd")
     except PackageNotFoundError:
