@@ -25,8 +25,8 @@ setup: $(READY) ## virtual environment with locked versions, in .venv
 demo: setup ## run the whole stack and drive it, showing every command
 	@$(BIN)/python deploy/local/demo.py
 
-run: setup ## run the stack in the foreground; Ctrl-C stops it, machines survive
-	@exec $(BIN)/python deploy/local/run.py
+run: setup ## run the stack in the foreground; Ctrl-C stops it, machines survive; BACKEND=xen: on a real Xen
+	@BACKEND=$(BACKEND) exec $(BIN)/python deploy/local/run.py
 
 fmt: setup ## format the code
 	$(BIN)/ruff format $(SOURCES)

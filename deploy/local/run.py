@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make run`: the stack in the foreground until Ctrl-C; machines survive to the next run."""
+"""`make run`: the stack in the foreground until Ctrl-C; machines survive to the next run.
+
+`make run BACKEND=xen`, as root in a control domain, runs it on the real Xen there.
+"""
 
 import asyncio
 import os
@@ -11,10 +14,13 @@ from stack import Stack, StackFailed
 from xenops.service.process import run
 from xenops.where import Where
 
+BACKENDS = {"simulator": "a simulated hypervisor", "xen": "the Xen of this host"}
 VAR = Path(os.environ.get("VAR", Path(__file__).resolve().parents[2] / "var")).resolve()
 
+READY_S = {"simulator": 30.0, "xen": 180.0}  # a control domain may be slow, an emulated one is
+
 BANNER = """
-  xenopsd is running, with a simulated hypervisor.
+  xenopsd is running, with {hypervisor}.
 
     switch (AMQP 0-9-1)   {address}
     requests              {queue}
@@ -36,6 +42,7 @@ BANNER = """
 def banner(found: Where) -> str:
     """What runs where, without the password."""
     return BANNER.format(
+        hypervisor=BACKENDS[found.instance],
         address="amqp://xenops:***@" + found.amqp.rpartition("@")[2],
         queue=found.queue,
         events=found.events,
@@ -46,7 +53,11 @@ def banner(found: Where) -> str:
 
 async def serve(stop: asyncio.Event) -> int:
     """The stack, until `stop` or until a part of it ends."""
-    stack = Stack(VAR)
+    backend = os.environ.get("BACKEND") or "simulator"
+    if backend not in BACKENDS:
+        print(f"make run: there is no backend {backend!r}; there are {', '.join(BACKENDS)}", file=sys.stderr)
+        return 2
+    stack = Stack(VAR, backend=backend, ready_s=READY_S[backend])
     try:
         print(banner(await stack.start()), flush=True)
         stopping, ending = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(stack.ended())

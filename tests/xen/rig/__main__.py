@@ -93,7 +93,8 @@ def shell(options: argparse.Namespace, _rest: list[str]) -> int:
     """A shell in dom0."""
     with _machines(options.on) as [machine]:
         say("a shell in dom0; exit ends it")
-        inside = f"cd {CHECKOUT}; PATH={VENV}/bin:$PATH exec bash -l"
+        # The stack that `BACKEND=xen python deploy/local/run.py &` starts there is found by xenops-cli.
+        inside = f"cd {CHECKOUT}; PATH={VENV}/bin:$PATH XENOPS_WHERE={CHECKOUT}/var/where.json exec bash -l"
         return subprocess.run(machine.shell.command(inside, "-t"), check=False).returncode
 
 
