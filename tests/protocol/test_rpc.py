@@ -2,6 +2,7 @@
 """The dispatcher and the stub, over the bus of one process."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
@@ -137,6 +138,21 @@ def test_a_repeated_message_id_gets_the_first_outcome() -> None:
         assert counter.bought == ["milk", "bread"]
 
     run(test, Memory())
+
+
+def test_a_process_that_was_forked_gives_ids_of_its_own() -> None:
+    ask_to_buy = METHODS["SHOP.buy"]
+    request(ask_to_buy, ("milk",), {})
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writer, (request(ask_to_buy, ("bread",), {}).message_id or "").encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs, ours = os.read(reader, 100).decode(), request(ask_to_buy, ("milk",), {}).message_id
+    os.close(reader)
+    os.close(writer)
+    assert theirs
+    assert theirs != ours
 
 
 def test_a_repetition_that_comes_while_the_first_is_under_way_waits_for_it() -> None:

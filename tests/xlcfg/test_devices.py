@@ -3,13 +3,14 @@
 
 import pytest
 
-from xenops.types.disk import Disk, Local, Vdi
+from xenops.types.disk import Disk, Local, RemoteDisk, Vdi
 from xenops.types.network import Bridge, Remote
 from xenops.types.pci import Pci
 from xenops.types.record import UNSET, Maybe
 from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Rate, Vif
 from xenops.xlcfg import ConfigError, load
+from xenops.xlcfg.devices.disk import write
 
 HEAD = "name = 'x'; type = 'hvm'\n"
 
@@ -81,10 +82,17 @@ def test_disks_keep_their_order() -> None:
         ("/a,,xvda,,backendtype=phy", {"backend-kind": "vbd"}),
         ("/a,,xvda,,no-discard,direct-io-safe", {"discard-enable": "0", "direct-io-safe": "1"}),
         ("/a,,xvda,,discard,trusted,specification=xen,backend=0", {"discard-enable": "1"}),
+        ("/a,raw,xvda,w!", {"mode": "w!"}),
     ],
 )
 def test_what_the_back_end_of_a_disk_is_told(spec: str, keys: dict[str, str]) -> None:
     assert disks(spec)[0].extra_backend_keys == keys
+
+
+def test_a_disk_in_a_driver_domain() -> None:
+    (vbd,) = disks("backend=store,vdev=xvda,target=/dev/ram0")
+    assert vbd.backend == RemoteDisk(vm="store", path="/dev/ram0")
+    assert disks(write([vbd])[0])[0] == vbd
 
 
 def test_a_script_gets_its_target_as_it_is() -> None:
@@ -106,7 +114,8 @@ def test_a_script_gets_its_target_as_it_is() -> None:
         (",raw,xvda,w", 10, "needs a target"),
         ("nfs:/a,xvda,w", 10, "no disk prefix"),
         ("sm:,xvda,w", 10, "SR/VDI"),
-        ("/a,raw,xvda,backend=store", 30, "driver domain"),
+        ("/a,raw,xvda,backend=a b", 30, "driver domain"),
+        ("/a,qcow2,xvda,backend=store", 32, "driver domain"),
         ("/a,raw,xvda,backendtype=tap", 34, "backendtype is"),
         ("/a,raw,xvda,specification=virtio", 36, "specification"),
     ],

@@ -55,6 +55,7 @@ DISKS = st.lists(
             "'vdev=sda,devtype=cdrom,target=sm:SR/V,DI'",
             "'iscsi:iqn.2001,xvde,w'",
             "'/a,raw,fda,w,backendtype=qdisk,no-discard'",
+            "'/a,raw,xvdg,w!'",
             "'/a,raw,d7p2,w,direct-io-safe,discard'",
         ]
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from xenops.types.disk import Disk, Local
+from xenops.types.disk import Disk, Local, RemoteDisk
 from xenops.types.network import Bridge, Network, Sriov
 from xenops_cli.render.tables import GREEN, Column
 
@@ -22,7 +22,13 @@ def disk(value: Any) -> str:
 
 
 def _disk(value: Disk) -> str:
-    return f"phy:{value.path}" if isinstance(value, Local) else f"sm:{value.name}"
+    match value:
+        case Local(path=path):
+            return f"phy:{path}"
+        case RemoteDisk(vm=vm, path=path):
+            return f"{vm}:{path}"
+        case _:
+            return f"sm:{value.name}"
 
 
 def network(value: Network) -> str:

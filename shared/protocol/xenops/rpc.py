@@ -6,10 +6,12 @@ in the log beside the traceback.
 """
 
 import asyncio
+import functools
 import hashlib
 import inspect
 import itertools
 import logging
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -228,8 +230,13 @@ def _internal(name: str, error: BaseException) -> InternalError:
     return InternalError(reference, type(error).__name__)
 
 
-_client = secrets.token_hex(8)
 _counter = itertools.count(1)
+
+
+@functools.cache
+def _client(pid: int) -> str:
+    """One for each process: after a fork, two of them would else give the same ids to different requests."""
+    return secrets.token_hex(8)
 
 
 def request(
@@ -245,7 +252,8 @@ def request(
         headers["debug_info"] = debug_info
     if deadline is not None:
         headers["deadline"] = deadline
-    return Message(wire.encode_call(method.wire, params), message_id=f"{_client}-{next(_counter)}", headers=headers)
+    id = f"{_client(os.getpid())}-{next(_counter)}"
+    return Message(wire.encode_call(method.wire, params), message_id=id, headers=headers)
 
 
 def waiting_s(method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float) -> float:

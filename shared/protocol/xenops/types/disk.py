@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from xenops.types.ids import VmId
 from xenops.types.record import Record
 
 
@@ -21,4 +22,11 @@ class Vdi(Record, frozen=True, kw_only=True, tag="VDI", tag_field="type"):
     name: Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
-Disk = Local | Vdi
+class RemoteDisk(Record, frozen=True, kw_only=True, tag="Remote", tag_field="type"):
+    """A block device or a file in a driver domain, which finds and serves it; `path` is read there."""
+
+    vm: VmId
+    path: Annotated[str, Meta(min_length=1, max_length=4095)]
+
+
+Disk = Local | Vdi | RemoteDisk

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from xenops.types.device_number import Bus, DeviceNumber
-from xenops.types.disk import Disk, Local, Vdi
+from xenops.types.disk import Disk, Local, RemoteDisk, Vdi
 from xenops.types.ids import DeviceId
 from xenops.types.record import UNSET, Maybe
 from xenops.types.vbd import Mode, Vbd, VbdType
@@ -28,6 +28,7 @@ _NAMED = (*_POSITIONAL, "devtype", "backend", "backendtype", "script", "specific
 _FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed")
 _TYPES = {"disk": VbdType.DISK, "cdrom": VbdType.CDROM, "floppy": VbdType.FLOPPY}
 _ACCESS = {"r": Mode.READ_ONLY, "ro": Mode.READ_ONLY, "w": Mode.READ_WRITE, "rw": Mode.READ_WRITE}
+_SHARED = "w!"  # xm's, which xl does not know any more: other guests may write to it, too
 # What a flag or a back end's name becomes among the keys of the back end in xenstore.
 _FLAGS = {
     "discard": ("discard-enable", "1"),
@@ -36,6 +37,8 @@ _FLAGS = {
 }
 _IDLE_FLAGS = ("trusted", "no-colo")
 _KINDS = {"phy": "vbd", "qdisk": "qdisk"}
+_DOM0 = ("", "0", "Domain-0", "dom0")
+_VM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCRIPTS = "/etc/xen/scripts/"
 
 
@@ -151,8 +154,8 @@ class _Spec:
 
     def _mode(self, ty: VbdType) -> Mode:
         access = self._values.get("access", "")
-        if access and access.lower() not in _ACCESS:
-            self.fail("access", f"access is r, ro, w or rw, not {access!r:.40}")
+        if access and access.lower() not in (*_ACCESS, _SHARED):
+            self.fail("access", f"access is r, ro, w or rw, or w! for a disk that guests share, not {access!r:.40}")
         # A CD is never written, whatever is asked for: xl does the same.
         return Mode.READ_ONLY if ty is VbdType.CDROM else _ACCESS.get(access.lower(), Mode.READ_WRITE)
 
@@ -163,6 +166,12 @@ class _Spec:
             self.fail("format", f"{form!r:.40} is no disk format: write TARGET,FORMAT,VDEV,ACCESS with one of {choice}")
         if not target:
             return UNSET
+        if (driver := self._values.get("backend", "")) not in _DOM0:
+            if not _VM.fullmatch(driver):
+                self.fail("backend", f"{driver!r:.40} is not the id of a driver domain")
+            if form != "raw":
+                self.fail("backend", f"a driver domain serves raw disks, not {form}")
+            return RemoteDisk(vm=driver, path=target)
         if self._values.get("script"):
             return Local(path=target, format=form)
         if target.startswith("sm:"):
@@ -173,6 +182,8 @@ class _Spec:
 
     def _backend_keys(self) -> dict[str, str]:
         keys = dict(self._extra)
+        if self._values.get("access", "").lower() == _SHARED:
+            keys["mode"] = _SHARED
         if script := self._values.get("script"):
             keys["script"] = script if "/" in script else _SCRIPTS + script
         backendtype = self._values.get("backendtype", "")
@@ -180,8 +191,6 @@ class _Spec:
             self.fail("backendtype", f"backendtype is {' or '.join(_KINDS)}, not {backendtype!r:.40}")
         if backendtype:
             keys["backend-kind"] = _KINDS[backendtype]
-        if self._values.get("backend", "") not in ("", "0", "Domain-0"):
-            self.fail("backend", "disks from driver domains are not supported yet")
         if self._values.get("specification", "") not in ("", "xen"):
             self.fail("specification", "only disks of the specification xen are supported")
         return keys
@@ -222,7 +231,8 @@ def _number(name: Maybe[str]) -> DeviceNumber | None:
 
 
 def _entry(vbd: Vbd, vdev: str) -> str:
-    access = "ro" if vbd.mode is Mode.READ_ONLY else "rw"
+    shared = _SHARED if vbd.extra_backend_keys.get("mode") == _SHARED else "rw"
+    access = "ro" if vbd.mode is Mode.READ_ONLY else shared
     usual = VbdType.FLOPPY if vdev.startswith(Bus.FLOPPY.value) else VbdType.DISK
     more = ["devtype=" + vbd.ty.value.lower()] if vbd.ty is not usual else []
     script = vbd.extra_backend_keys.get("script", "")
@@ -233,6 +243,9 @@ def _entry(vbd: Vbd, vdev: str) -> str:
     match vbd.backend:
         case Vdi(name=name):
             named, form = f"sm:{name}", "raw"
+        case RemoteDisk(vm=vm, path=path):
+            named, form = path, "raw"
+            more.append(f"backend={vm}")
         case Local(path=path, format=form):
             if path.startswith("/") and not re.search(r"[,=]|\s\Z", path):
                 return ",".join([path, form, vdev, access, *more])
