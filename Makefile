@@ -8,7 +8,7 @@ SOURCES := shared services clients deploy docs tests bench examples
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fmt lint types test test-docker test-xen xen-shell bench docs golden clean
+.PHONY: help setup demo run fmt lint types test test-docker test-xen xen-shell bench bench-xen docs golden clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,9 @@ xen-shell: setup ## a shell in that host
 bench: setup ## measure ratios against peers; writes bench/latest.json
 	$(BIN)/python bench/run.py
 
+bench-xen: setup ## measure against xl on the real Xen (needs root); rewrites a section of docs/performance.md
+	$(BIN)/python -m bench.xen
+
 docs: setup ## derive the manual from the interfaces, the drawings of states from their tables
 	$(BIN)/python -m xenops.derive
 	$(BIN)/python docs/states/draw.py
@@ -64,5 +67,5 @@ golden: setup docs ## rewrite the golden files, to be read as a diff
 	UPDATE_GOLDEN=1 $(BIN)/pytest -q tests -k golden
 
 clean: ## remove what was made here, except the machines of `make run`
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/latest.json
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/latest*.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
