@@ -88,6 +88,11 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
     xen_suspend_timeout: Annotated[
         float, Meta(gt=0, description="seconds a guest has to acknowledge that it is to suspend, and to do it")
     ] = 60.0
+    xen_hotplug_timeout: Annotated[float, Meta(gt=0, description="seconds a hotplug script may run")] = 60.0
+    xen_pci_without_iommu: Annotated[
+        bool,
+        Meta(description="PV guests get PCI devices even where no IOMMU keeps those from all of the host's memory"),
+    ] = False
 
     def limits(self) -> Limits:
         """The settings that steps look at."""

@@ -138,7 +138,7 @@ class Control:
 
     async def power_state(self, machine: Machine) -> PowerState:
         """What one machine is."""
-        return (await self.states([machine]))[0].power_state
+        return PowerState.RUNNING if machine.id in self._rebooting else await self.backend.vm.power_state(machine.vm)
 
     async def recover(self, entries: list[Entry]) -> None:
         """Give tasks of an earlier life their true end, begin again what had not begun, and check every machine."""
@@ -248,6 +248,7 @@ class Control:
             loop_delay_s=self._limits.reboot_loop_delay_s,
             device_actions=await self._device_actions(machine) if live else {},
             plugged=await self._plugged(machine) if live else {},
+            remains=not live and await self.backend.vm.remains(machine.vm),
         )
 
     async def _device_actions(self, machine: Machine) -> dict[tuple[Kind, str], DeviceAction]:

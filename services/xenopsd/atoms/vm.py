@@ -19,11 +19,6 @@ from xenopsd.engine.plan import Atom
 log = logging.getLogger(__name__)
 
 
-async def power_state(cx: Context, vm: Vm) -> PowerState:
-    """What the machine is now, as the backend says."""
-    return (await cx.backend.vm.states([vm]))[0].power_state
-
-
 @dataclass(frozen=True)
 class Create(Atom):
     """Make an empty domain; until the last step of a start it is marked as one to be destroyed."""
@@ -126,7 +121,7 @@ class Unpause(Atom):
     vm: Vm
 
     async def do(self, cx: Context) -> None:
-        if await power_state(cx, self.vm) is PowerState.RUNNING:
+        if await cx.backend.vm.power_state(self.vm) is PowerState.RUNNING:
             log.info("VM %s is not paused: nothing to do", self.vm.id)
             return
         await cx.backend.vm.unpause(self.vm)

@@ -27,7 +27,7 @@ from xenops.types.process import Ended, Program
 from xenops.types.vbd import Qos, Vbd, VbdState
 from xenops.types.vgpu import Vgpu, VgpuState
 from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, PvsProxy, Vif, VifState
-from xenops.types.vm import Vm, VmState
+from xenops.types.vm import PowerState, Vm, VmState
 from xenops.types.vusb import Vusb, VusbState
 
 RunProgram = Callable[[Program], Awaitable[Ended]]  # through forkexecd
@@ -180,6 +180,9 @@ class VmBackend(Protocol):
     async def states(self, vms: Sequence[Vm]) -> list[VmState]:
         """What the hypervisor says of each, in one go; a machine without a domain is Halted, or Suspended."""
 
+    async def power_state(self, vm: Vm) -> PowerState:
+        """What `states` says first of all, and cheap: it is asked before, between and after the steps."""
+
     async def set_action(self, vm: Vm, action: DomainAction | None) -> None:
         """Leave a note at the domain of what it needs; none means that it is complete and may live. Idempotent.
 
@@ -188,6 +191,9 @@ class VmBackend(Protocol):
 
     async def get_action(self, vm: Vm) -> DomainAction | None:
         """What the domain needs; a machine without a domain needs DISCARD (its devices may be left over)."""
+
+    async def remains(self, vm: Vm) -> bool:
+        """Whether anything is left of a domain that is gone, such as one that somebody else destroyed; `destroy` takes it away."""
 
     async def hook_arguments(self, vm: Vm) -> list[str]:
         """What hooks are told beside id and reason, such as `-vmdomid 7`."""

@@ -21,7 +21,7 @@ from xenops.types.pci_address import PciAddress
 from xenops.types.vbd import Qos, Vbd, VbdState
 from xenops.types.vgpu import Vgpu, VgpuState
 from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, PvsProxy, Vif, VifState
-from xenops.types.vm import HALTED, Vm, VmState
+from xenops.types.vm import HALTED, PowerState, Vm, VmState
 from xenops.types.vusb import Vusb, VusbState
 from xenopsd.backends.port import (
     Backend,
@@ -140,11 +140,17 @@ class SkeletonVm:
     async def states(self, vms: Sequence[Vm]) -> list[VmState]:
         return [HALTED for _ in vms]
 
+    async def power_state(self, vm: Vm) -> PowerState:
+        return PowerState.HALTED
+
     async def set_action(self, vm: Vm, action: DomainAction | None) -> None:
         raise Unimplemented("vm.set_action")
 
     async def get_action(self, vm: Vm) -> DomainAction | None:
         return DomainAction.DISCARD
+
+    async def remains(self, vm: Vm) -> bool:
+        return False
 
     async def hook_arguments(self, vm: Vm) -> list[str]:
         return []

@@ -48,6 +48,7 @@ class Facts:
     loop_delay_s: float
     device_actions: dict[tuple[Kind, str], DeviceAction] = field(default_factory=dict)
     plugged: dict[tuple[Kind, str], bool] = field(default_factory=dict)  # drives and interfaces of a live domain
+    remains: bool = False  # of a domain that is gone
 
 
 def plan(machine: Machine, facts: Facts) -> Plan:
@@ -99,7 +100,9 @@ def _clear_up(machine: Machine, facts: Facts) -> Plan:
     """No domain: take away what a vanished one left behind."""
     left_over = any(device.active for devices in machine.devices.values() for device in devices.values())
     suspended = facts.state.power_state is PowerState.SUSPENDED
-    return serial(dismantle(machine), deactivate_all(machine, life_goes_on=suspended)) if left_over else NOTHING
+    if not left_over and not facts.remains:
+        return NOTHING
+    return serial(dismantle(machine), deactivate_all(machine, life_goes_on=suspended))
 
 
 def _set_active(machine: Machine, kind: Kind, dev: str, plugged: bool) -> Plan:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hypothesis import settings
+
 from xenops.events import Kind
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId
 from xenops.types.metadata import Metadata
+from xenops.types.pci_address import PciAddress
 from xenops.types.process import Ended, Program
 from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Vif
@@ -38,6 +41,10 @@ class Lab:
     overcommits: ClassVar[bool] = True  # a forced build succeeds however large the machine is
     kinds: ClassVar[tuple[str, ...]] = ("hvm", "pv", "pvh")
     answering_kinds: ClassVar[tuple[str, ...]] = ("hvm", "pv", "pvh")  # kinds of guests that can be had to answer
+    pci_kind: ClassVar[str] = "hvm"  # the kind of guest that gets PCI functions
+    # Four machines that come and go, not all of which fit at once, with their MiB; and how often that is tried.
+    crowd: ClassVar[tuple[tuple[str, int], ...]] = (("hvm", 1000), ("pv", 1500), ("pvh", 700), ("pv", 3000))
+    accounting: ClassVar[settings] = settings(max_examples=15, stateful_step_count=25, deadline=None)
 
     folder: Path
     changes: list[tuple[Kind, str]] = field(default_factory=list)
@@ -103,6 +110,10 @@ class Lab:
         """A disk whose bytes exist."""
         medium = self.a_medium(f"{vm.id}-{position}")
         return Vbd(id=DeviceId(vm=vm.id, dev=position), position=position, backend=medium)
+
+    def a_function(self) -> PciAddress:
+        """A PCI function that nobody uses."""
+        return PciAddress(bus=3, dev=0, fn=0)
 
     def a_cd_drive(self, vm: Vm, position: str) -> Vbd:
         """A drive with a medium in it."""

@@ -8,14 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from xenops.errors import AlreadyExists, DoesNotExist
+from xenops.errors import AlreadyExists, BadRequest, DoesNotExist, Unimplemented
+from xenops.types.disk import RemoteDisk
 from xenops.types.ids import DeviceId
-from xenops.types.network import Bridge
+from xenops.types.network import Bridge, Remote
 from xenops.types.pci import Pci
 from xenops.types.pci_address import PciAddress
 from xenops.types.record import UNSET
 from xenops.types.vbd import IoniceClass, Qos, Vbd
-from xenops.types.vif import Disabled, Vif
+from xenops.types.vif import Disabled
 from xenopsd.backends.port import Backend, DeviceAction
 
 Tell = Callable[..., None]
@@ -127,7 +128,7 @@ def test_an_interface_and_its_settings(tell: Tell, kind: str) -> None:
         assert (state.active, state.plugged, state.media_present) == (False, True, False)
         await backend.vif.set_locking_mode(vm, vif, Disabled())
         await backend.vif.move(vm, vif, Bridge(bridge="xenbr1"))
-        twin = Vif(id=DeviceId(vm=vm.id, dev="twin"), position=vif.position)
+        twin = msgspec.structs.replace(vif, id=DeviceId(vm=vm.id, dev="twin"))
         with pytest.raises(AlreadyExists):
             await backend.vif.plug(vm, twin)
         for _ in range(2):
@@ -137,12 +138,42 @@ def test_an_interface_and_its_settings(tell: Tell, kind: str) -> None:
     tell(kind, story, answering=True)
 
 
+def test_what_a_domain_serves_that_does_not_run_cannot_be_had(tell: Tell, kind: str) -> None:
+    async def story(backend: Backend, machine: Any) -> None:
+        vm, vif = machine.vm, machine.metadata.vifs[0]
+        drive = Vbd(id=DeviceId(vm=vm.id, dev="xvdh"), position="xvdh", backend=RemoteDisk(vm="nobody", path="/dev/a"))
+        with pytest.raises(DoesNotExist):
+            await backend.vbd.plug(vm, drive)
+        other = msgspec.structs.replace(
+            vif, id=DeviceId(vm=vm.id, dev="7"), position=7, backend=Remote(vm="nobody", bridge="b")
+        )
+        with pytest.raises(DoesNotExist):
+            await backend.vif.plug(vm, other)
+        nameless = msgspec.structs.replace(other, mac="", backend=vif.backend)
+        with pytest.raises(BadRequest):
+            await backend.vif.plug(vm, nameless)
+        assert not (await backend.vbd.state(vm, drive)).plugged
+        assert not (await backend.vif.state(vm, other)).plugged
+
+    tell(kind, story)
+
+
+def test_no_pvh_guest_has_pci_devices(tell: Tell, lab: Any) -> None:
+    async def story(backend: Backend, machine: Any) -> None:
+        pci = Pci(id=DeviceId(vm=machine.vm.id, dev="0"), address=PciAddress(bus=3, dev=0, fn=0))
+        with pytest.raises(Unimplemented):
+            await backend.pci.plug(machine.vm, pci)
+        assert not (await backend.pci.state(machine.vm, pci)).plugged
+
+    tell("pvh", story)
+
+
 def test_a_pci_device_belongs_to_one_guest(lab: Any) -> None:
     async def run() -> None:
         async with lab.open() as backend:
-            machines = [lab.a_vm("hvm"), lab.a_vm("hvm")]
+            machines = [lab.a_vm(lab.pci_kind), lab.a_vm(lab.pci_kind)]
             one, two = (machine.vm for machine in machines)
-            address = PciAddress(bus=3, dev=0, fn=0)
+            address = lab.a_function()
             for machine in machines:
                 await backend.vm.create(machine)
             first = Pci(id=DeviceId(vm=one.id, dev="0"), address=address)
@@ -159,6 +190,7 @@ def test_a_pci_device_belongs_to_one_guest(lab: Any) -> None:
             for vm in (one, two):
                 await backend.vm.destroy(vm)
             assert not (await backend.pci.state(two, second)).plugged
+            await backend.pci.dequarantine(address)
 
     asyncio.run(run())
 

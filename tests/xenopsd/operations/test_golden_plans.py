@@ -120,5 +120,7 @@ def test_a_machine_without_a_domain_is_cleared_up_once() -> None:
     machine = full_machine()
     facts = check.Facts(VmState(power_state=PowerState.HALTED), DomainAction.POWEROFF, 0.0, 0.0, 0.0)
     assert draw(check.plan(machine, facts)) == ""
+    vanished = check.Facts(VmState(power_state=PowerState.HALTED), None, 0.0, 0.0, 0.0, remains=True)
+    assert "vm.Destroy" in draw(check.plan(machine, vanished))
     machine.devices[Kind.VBD]["xvda"].active = True
     assert "vbd.Unplug xvda" in draw(check.plan(machine, facts))

@@ -56,7 +56,7 @@ def a_machine(name: str) -> Metadata:
         mode=Mode.READ_ONLY,
         backend=Local(path="/cd.iso"),
     )
-    return Metadata(vm=vm, vbds=[disk, drive], vifs=[Vif(id=DeviceId(vm=name, dev="0"))])
+    return Metadata(vm=vm, vbds=[disk, drive], vifs=[Vif(id=DeviceId(vm=name, dev="0"), mac="00:16:3e:00:00:01")])
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_a_device_that_went_off_line_needs_to_be_unplugged(play: Any) -> None:
         async with play() as it:
             vm = await it.a_running_vm()
             await it.backend.debug("offline", [vm.id, "vif", "0"])
-            vif = Vif(id=DeviceId(vm=vm.id, dev="0"))
+            vif = Vif(id=DeviceId(vm=vm.id, dev="0"), mac="00:16:3e:00:00:02")
             assert it.told == [(Kind.VIF, "vm.0")]
             assert await it.backend.vif.get_action(vm, vif) is DeviceAction.UNPLUG
 
@@ -158,7 +158,10 @@ def test_a_clinging_guest_keeps_its_devices_until_they_are_taken(play: Any) -> N
     async def run() -> None:
         async with play(guest="clings") as it:
             vm = await it.a_running_vm()
-            vbd, vif = Vbd(id=DeviceId(vm=vm.id, dev="hda")), Vif(id=DeviceId(vm=vm.id, dev="0"))
+            vbd, vif = (
+                Vbd(id=DeviceId(vm=vm.id, dev="hda")),
+                Vif(id=DeviceId(vm=vm.id, dev="0"), mac="00:16:3e:00:00:02"),
+            )
             with pytest.raises(DeviceDetachRejected):
                 await it.backend.vbd.unplug(vm, vbd, force=False)
             with pytest.raises(DeviceDetachRejected):

@@ -3,10 +3,10 @@
 
 from typing import ClassVar
 
-from xenops.errors import AlreadyExists
+from xenops.errors import AlreadyExists, Unimplemented
 from xenops.types.pci import Pci, PciState
 from xenops.types.pci_address import PciAddress
-from xenops.types.vm import Vm
+from xenops.types.vm import Pvh, Vm
 from xenopsd.backends.port import DeviceAction
 from xenopsd.backends.simulator.injection import Noun, gated
 from xenopsd.backends.simulator.world.domain import PassedPci
@@ -20,6 +20,8 @@ class SimulatedPci(Noun):
     @gated
     async def plug(self, vm: Vm, pci: Pci) -> None:
         domain = self._world.domain(vm.id)
+        if isinstance(vm.ty, Pvh):
+            raise Unimplemented("PCI devices of PVH guests")
         if pci.id.dev in domain.pcis or any(it.pci.position == pci.position for it in domain.pcis.values()):
             raise AlreadyExists("pci", str(pci.position))
         if self._in_use(pci.address):

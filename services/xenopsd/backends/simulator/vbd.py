@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from xenops.errors import AlreadyExists, BadRequest, DeviceDetachRejected, DeviceNotConnected, MediaPresent
 from xenops.types.device_number import Bus, DeviceNumber
-from xenops.types.disk import Disk
+from xenops.types.disk import Disk, RemoteDisk
 from xenops.types.record import UNSET
 from xenops.types.vbd import Qos, Vbd, VbdState
 from xenops.types.vm import Vm
@@ -104,6 +104,8 @@ class SimulatedVbd(Noun):
         if number.to_key() in taken or vbd.id.dev in domain.vbds:
             raise AlreadyExists("vbd", number.name if vbd.position is UNSET else vbd.position)
         medium = vbd.backend if disk is None else disk
+        if isinstance(medium, RemoteDisk):
+            self._world.domain(medium.vm)  # the driver domain has to run
         domain.vbds[vbd.id.dev] = Drive(vbd, number.to_key(), medium, vbd.qos)
         self._world.commit(domain)
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from xenops.errors import AlreadyExists, DeviceDetachRejected, DeviceNotConnected, Unimplemented
-from xenops.types.network import Bridge, Network
+from xenops.errors import AlreadyExists, BadRequest, DeviceDetachRejected, DeviceNotConnected, Unimplemented
+from xenops.types.network import Bridge, Network, Remote
 from xenops.types.record import UNSET
 from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, PvsProxy, Vif, VifState
 from xenops.types.vm import Vm
@@ -23,6 +23,10 @@ class SimulatedVif(Noun):
     @gated
     async def plug(self, vm: Vm, vif: Vif) -> None:
         domain = self._world.domain(vm.id)
+        if not vif.mac:
+            raise BadRequest("vif.mac", "an interface is registered with an address, or gets one then")
+        if isinstance(vif.backend, Remote):
+            self._world.domain(vif.backend.vm)  # the driver domain has to run
         taken = {nic.vif.position for nic in domain.vifs.values()}
         if vif.position in taken or vif.id.dev in domain.vifs:
             raise AlreadyExists("vif", str(vif.position))

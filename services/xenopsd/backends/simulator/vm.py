@@ -21,7 +21,7 @@ from xenops.errors import (
     IoError,
     Unimplemented,
 )
-from xenops.types.disk import Disk, Local
+from xenops.types.disk import Disk, Vdi
 from xenops.types.metadata import Metadata
 from xenops.types.vm import HALTED, DomainType, PowerState, Vm, VmState
 from xenopsd.backends.port import DomainAction, Progress, ShutdownReason
@@ -221,6 +221,10 @@ class SimulatedVm(Noun):
         return [known.get(vm.id) or self._state(vm.id) for vm in vms]
 
     @gated
+    async def power_state(self, vm: Vm) -> PowerState:
+        return (self._world.states.get(vm.id) or self._state(vm.id)).power_state
+
+    @gated
     async def set_action(self, vm: Vm, action: DomainAction | None) -> None:
         domain = self._world.find(vm.id)
         if domain is None:
@@ -238,6 +242,10 @@ class SimulatedVm(Noun):
         if domain.shutdown is None or domain.action is DomainAction.DISCARD:
             return domain.action
         return ACTION_OF_CODE[domain.shutdown]
+
+    @gated
+    async def remains(self, vm: Vm) -> bool:
+        return False  # a simulated domain goes with all that it had
 
     @gated
     async def hook_arguments(self, vm: Vm) -> list[str]:
@@ -297,7 +305,7 @@ class SimulatedVm(Noun):
 
     def _path(self, disk: Disk) -> Path:
         """Where a disk's bytes are; the storage service's disks are files of ours."""
-        if isinstance(disk, Local):
+        if not isinstance(disk, Vdi):
             return Path(disk.path)
         self._disks.mkdir(parents=True, exist_ok=True)
         return self._disks / quote(disk.name, safe="")

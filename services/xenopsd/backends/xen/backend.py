@@ -27,7 +27,7 @@ from xenopsd.backends.xen.devicemodel.qemu import DeviceModels
 from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.domain.bootloader import tidy
 from xenopsd.backends.xen.domain.domains import Domains
-from xenopsd.backends.xen.domain.shelf import Shelf
+from xenopsd.backends.xen.domain.shelf import Clocks, Shelf
 from xenopsd.backends.xen.domain.trees import Trees
 from xenopsd.backends.xen.domctl import Domctl
 from xenopsd.backends.xen.host import XenHost
@@ -135,6 +135,7 @@ class Xen:
             programs=self._surroundings.programs,
             options=self._options,
             state_dir=state_dir,
+            clocks=Clocks(state_dir / "clocks"),
             changed=changed,
         )
         world.device_models = DeviceModels(world)

@@ -11,15 +11,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from xenops.errors import DoesNotExist, HypercallFailed
 from xenopsd.backends.xen.declarations import RELEASES, Release
-
-R = TypeVar("R")
 
 ERROR_LEVEL = 8  # XTL_ERROR
 _KEPT_LINES = 200
@@ -40,6 +37,7 @@ class Xc:
         self.release, self._lib = _library()
         self.ffi = self.release.ffi
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.under_way = ""  # the last call that was made
         self._errors: list[str] = []
         self._on_progress: Callable[[float], None] | None = None
         self._line = self.ffi.new("char[]", _LINE_LIMIT)
@@ -83,6 +81,7 @@ class Xc:
     def call_bare(self, name: str, *arguments: Any) -> Any:
         """Call a function as it is. Raises `HypercallFailed` for NULL, for anything negative, and for an xc_dom_* not 0."""
         self._errors.clear()
+        self.under_way = name
         self.ffi.errno = 0
         result = getattr(self._lib, name)(*arguments)
         number = self.ffi.errno
@@ -162,33 +161,6 @@ class Xc:
     def _progress(self, _logger: Any, _context: Any, _what: Any, percent: int, _done: int, _total: int) -> None:
         if self._on_progress is not None:
             self._on_progress(percent / 100)
-
-
-class Threads:
-    """A small pool of threads that block in hypercalls, each with a handle of its own, opened when it is first needed."""
-
-    def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="xc")
-        self._own = threading.local()
-        self._opened: list[Xc] = []
-
-    def submit(self, work: Callable[[Xc], R]) -> Future[R]:
-        """Have one of the threads do it."""
-        return self._pool.submit(self._do, work)
-
-    def close(self) -> None:
-        """Wait for what is under way, and close every handle. Idempotent."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        while self._opened:
-            self._opened.pop().close()
-
-    def _do(self, work: Callable[[Xc], R]) -> R:
-        xc: Xc | None = getattr(self._own, "xc", None)
-        if xc is None:
-            xc = self._own.xc = Xc()
-            self._opened.append(xc)
-        xc.forget_lines()
-        return work(xc)
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -15,3 +15,5 @@ class XenOptions(Struct, frozen=True, kw_only=True):
     vif_script: str = ""
     minimum_reboot_delay: float = 120.0
     suspend_timeout: float = 60.0
+    hotplug_timeout: float = 60.0
+    pci_without_iommu: bool = False

@@ -5,21 +5,30 @@
     /local/domain/0/backend/pci/<n>/0   all functions of a guest in one back end, as xl lays it out
 
 A function that a guest had stays with pciback, reset, until somebody gives it back: its firmware may be the guest's.
+Without an IOMMU a function reaches all memory of the host: then only PV guests get one, and only if a setting says so.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed, IoError, PcibackNotLoaded
+from xenops.errors import (
+    AlreadyExists,
+    DoesNotExist,
+    HypercallFailed,
+    IoError,
+    PcibackNotLoaded,
+    StepTimedOut,
+    Unimplemented,
+)
 from xenops.types.pci import Pci, PciState
 from xenops.types.pci_address import PciAddress
 from xenops.types.record import UNSET
-from xenops.types.vm import Hvm, Vm
+from xenops.types.vm import Hvm, Pv, Pvh, Vm
 from xenopsd.backends.port import DeviceAction
 from xenopsd.backends.xen.devices import xenbus
 from xenopsd.backends.xen.devices.rooms import Host
@@ -32,7 +41,14 @@ log = logging.getLogger(__name__)
 
 _IO, _MEMORY = 0x100, 0x200  # IORESOURCE_IO, IORESOURCE_MEM: linux/ioport.h
 _PAGE = 12
+_MEET_S = 5.0  # a guest whose driver looks for it has begun by then
+_LET_GO_S = 20.0
 _SYSFS = Path("/sys")
+_NO_IOMMU = ("EOPNOTSUPP", "ENOSYS")
+_WITHOUT_IOMMU = (
+    "this host has no IOMMU in use, which would keep the device from all memory but its guest's; switch it on in the"
+    " firmware, or trust a PV guest with the host (setting xen_pci_without_iommu)"
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +151,16 @@ class Sysfs:
 class XenPci:
     """PCI functions."""
 
-    def __init__(self, world: Host, *, sysfs: Path = _SYSFS) -> None:
+    def __init__(
+        self, world: Host, *, sysfs: Path = _SYSFS, let_go_s: float = _LET_GO_S, meet_s: float = _MEET_S
+    ) -> None:
         self._world, self._xs, self._sysfs = world, world.xs, Sysfs(sysfs)
+        self._let_go_s, self._meet_s = let_go_s, meet_s
 
     async def plug(self, vm: Vm, pci: Pci) -> None:
         domid = self._world.domains.require(vm.id)
+        if isinstance(vm.ty, Pvh):
+            raise Unimplemented("PCI devices of PVH guests: this Xen has none")
         held, note = _held(pci.address), f"{layout.private(domid)}/device/pci/{pci.position}"
 
         async def claim(transaction: Transaction) -> None:
@@ -168,7 +189,7 @@ class XenPci:
             if driver not in ("", "pciback"):
                 await self._xs.commit([Write(f"{held}/driver", driver)])
             await asyncio.to_thread(self._sysfs.take, pci.address)
-            await self._assign(domid, pci.address)
+            await self._assign(vm, domid, pci.address)
             await self._show(vm, domid, pci)
         except BaseException:
             await self._release(domid, pci.position, pci.address)
@@ -178,7 +199,10 @@ class XenPci:
         domid = self._world.domains.domid(vm.id)
         position = None if domid is None else await self._find(domid, pci.id.dev)
         if domid is not None and position is not None:
-            await self._release(domid, position, await self._address(domid, position) or pci.address)
+            address = await self._address(domid, position) or pci.address
+            if isinstance(vm.ty, Pv):
+                await self._ask_guest(domid, address)
+            await self._release(domid, position, address)
 
     async def sweep(self, domid: int) -> None:
         """Take away all functions that a domain has or had. Idempotent."""
@@ -207,20 +231,62 @@ class XenPci:
         state, online = await self._xs.read_many([f"{_back(domid)}/state", f"{_back(domid)}/online"])
         return DeviceAction.UNPLUG if online != "1" or xenbus.is_ending(xenbus.parse(state)) else None
 
-    async def _assign(self, domid: int, address: PciAddress) -> None:
+    async def _assign(self, vm: Vm, domid: int, address: PciAddress) -> None:
         """The IOMMU lets it reach the guest's memory, and the guest reach it."""
         xc = self._world.xc
-        await xc.assign_device(domid, sbdf(address))
+        try:
+            await xc.assign_device(domid, sbdf(address))
+        except HypercallFailed as failed:
+            if failed.errno not in _NO_IOMMU:
+                raise
+            if not (isinstance(vm.ty, Pv) and self._world.options.pci_without_iommu):
+                raise IoError(str(address), _WITHOUT_IOMMU) from failed
+            log.warning("%s can reach all memory of this host: no IOMMU holds it", address)
         decoded, irq = await asyncio.to_thread(self._sysfs.resources, address)
-        for region in decoded:
-            if region.ports:
-                await xc.ioport_permission(domid, region.first, region.last - region.first + 1, allow=True)
-            else:
-                first, last = region.first >> _PAGE, region.last >> _PAGE
-                await xc.iomem_permission(domid, first, last - first + 1, allow=True)
+        await self._allow(domid, decoded, allow=True)
         if irq:
             pirq = await xc.map_pirq(domid, irq)
             await xc.irq_permission(domid, pirq, allow=True)
+            await self._xs.commit([Write(f"{_held(address)}/pirq", str(pirq))])
+
+    async def _allow(self, domid: int, decoded: Iterable[Region], *, allow: bool) -> None:
+        """The guest may use, or use no more, the ports and the memory that a function decodes."""
+        for region in decoded:
+            if region.ports:
+                count = region.last - region.first + 1
+                await self._world.xc.ioport_permission(domid, region.first, count, allow=allow)
+            else:
+                first, last = region.first >> _PAGE, region.last >> _PAGE
+                await self._world.xc.iomem_permission(domid, first, last - first + 1, allow=allow)
+
+    async def _forbid(self, domid: int, address: PciAddress) -> None:
+        """The guest reaches it no more."""
+        decoded, _ = await asyncio.to_thread(self._sysfs.resources, address)
+        pirq = await self._xs.read(f"{_held(address)}/pirq")
+        await self._allow(domid, decoded, allow=False)
+        if pirq:
+            await self._world.xc.irq_permission(domid, int(pirq), allow=False)
+            await self._world.xc.unmap_pirq(domid, int(pirq))
+
+    async def _ask_guest(self, domid: int, address: PciAddress) -> None:
+        """A PV guest whose driver has the bus is told, so that its own driver of the function lets go of it."""
+        back = _back(domid)
+
+        async def ask(transaction: Transaction) -> bool:
+            state, count = await transaction.read_many([f"{back}/state", f"{back}/num_devs"])
+            keys = await transaction.read_many([f"{back}/key-{n}" for n in range(int(count or 0))])
+            if xenbus.parse(state) is not State.CONNECTED or str(address) not in keys:
+                return False
+            number = keys.index(str(address))
+            await transaction.write(f"{back}/state-{number}", str(int(State.CLOSING)))
+            await transaction.write(f"{back}/state", str(int(State.RECONFIGURING)))
+            return True
+
+        try:
+            if await self._xs.transact(ask):
+                await self._xs.wait_for([f"{back}/state"], _settled, self._let_go_s)
+        except StepTimedOut:
+            log.warning("%s is taken from a guest that did not let go of it within %g s", address, self._let_go_s)
 
     async def _show(self, vm: Vm, domid: int, pci: Pci) -> None:
         """The guest's driver, or its device model, finds it."""
@@ -247,6 +313,10 @@ class XenPci:
         await self._xs.transact(write)
         if isinstance(vm.ty, Hvm):
             await self._world.device_models.attach_pci(domid, str(pci.address))
+        info = await self._world.domains.info(vm.id)
+        if isinstance(vm.ty, Pv) and info is not None and not info.paused and not info.shutdown:
+            with suppress(StepTimedOut):  # it has no driver, or looks later
+                await self._xs.wait_for([f"{back}/state"], _settled, self._meet_s)
 
     async def _release(self, domid: int, position: int, address: PciAddress) -> None:
         """The guest has it no more. It is left with pciback."""
@@ -254,6 +324,8 @@ class XenPci:
         await asyncio.to_thread(self._sysfs.reset, address)
         with suppress(HypercallFailed, DoesNotExist):  # never assigned, or gone with its domain
             await self._world.xc.deassign_device(domid, sbdf(address))
+        with suppress(HypercallFailed, DoesNotExist, IoError):
+            await self._forbid(domid, address)
         back, xl = _back(domid), f"{layout.libxl(domid)}/device/pci/0"
 
         async def forget(transaction: Transaction) -> None:
@@ -268,7 +340,8 @@ class XenPci:
             ]
             others = [n for n, key in enumerate(keys) if key is not None and n not in mine]
             changes += [] if others else _gone(domid)
-            changes += [Remove(f"{layout.private(domid)}/device/pci/{position}"), Remove(f"{_held(address)}/domid")]
+            changes += [Remove(f"{layout.private(domid)}/device/pci/{position}")]
+            changes += [Remove(f"{_held(address)}/{name}") for name in ("domid", "pirq")]
             await transaction.apply(changes)
 
         await self._xs.transact(forget)
@@ -284,6 +357,11 @@ class XenPci:
     async def _address(self, domid: int, position: int) -> PciAddress | None:
         text = await self._xs.read(f"{layout.private(domid)}/device/pci/{position}/address")
         return None if text is None else PciAddress.parse(text)
+
+
+def _settled(values: Mapping[str, str | None]) -> bool:
+    """The guest's driver knows what its bus has now, or there is no such bus any more."""
+    return all(value is None or xenbus.parse(value) is State.CONNECTED for value in values.values())
 
 
 def _back(domid: int) -> str:

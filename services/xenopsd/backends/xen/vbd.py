@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives: blkback serves block devices and raw files, a QEMU serves other formats and what is shown by emulation alone.
+"""Drives: blkback serves block devices and raw files, a QEMU serves other formats and what is shown by emulation alone,
+a driver domain serves what it has itself.
 
 Nothing of a drive's bytes passes here. What was plugged is found again in the note beside it (see `connection`).
 """
@@ -21,7 +22,7 @@ from xenops.errors import (
     Unimplemented,
 )
 from xenops.types.device_number import DeviceNumber
-from xenops.types.disk import Disk
+from xenops.types.disk import Disk, RemoteDisk
 from xenops.types.record import UNSET
 from xenops.types.vbd import Mode, Qos, Vbd, VbdState, VbdType
 from xenops.types.vm import Hvm, Pv, Vm
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _MEET_S = 5.0  # a guest with a driver takes a drive within half a second
 _LET_GO_S = 30.0
+_DRIVER_DOMAIN_S = 30.0
 _ACCEPTED_S, _LOOK_AGAIN_S, _ASK_EVERY = 10.0, 0.002, 16
 _SYSFS = Path("/sys")
 
@@ -53,7 +55,7 @@ class XenVbd:
         self._world, self._xs = world, world.xs
         self._sysfs, self._let_go_s, self._meet_s = sysfs, let_go_s, meet_s
         self._connections = Connections(world.xs, "vbd", ("qdisk",))
-        self._hotplug = Hotplug(world.xs, world.run_program)
+        self._hotplug = Hotplug(world.xs, world.run_program, run_s=world.options.hotplug_timeout)
         self._back_ends = BackEnds(world.xs, world.domains.machine, world.changed)
 
     async def follow(self) -> None:
@@ -155,11 +157,14 @@ class XenVbd:
         place = None if domid is None else await self._connections.find(domid, vbd.id.dev)
         if place is None:
             return None
-        state, online, qos, applied = await self._xs.read_many(
-            [f"{place.back}/state", f"{place.back}/online", f"{place.note}/qos", f"{place.note}/qos-applied"]
+        keys = [f"{place.back}/{key}" for key in ("state", "online", "hotplug-status", "node")]
+        state, online, status, node, qos, applied = await self._xs.read_many(
+            [*keys, f"{place.note}/qos", f"{place.note}/qos-applied"]
         )
         back = xenbus.parse(state)
-        if online != "1" or xenbus.is_ending(back) or xenbus.has_ended(back):
+        # We may have been killed while it was plugged: its script did not end, or its loop device went with us.
+        half_made = not status or (node is not None and not loop.serves(node, sysfs=self._sysfs))
+        if half_made or online != "1" or xenbus.is_ending(back) or xenbus.has_ended(back):
             return DeviceAction.UNPLUG
         if drive.qos(qos) != vbd.qos or (qos and qos != applied and back is State.CONNECTED):
             return DeviceAction.SET_QOS
@@ -198,7 +203,7 @@ class XenVbd:
     async def _plug(self, vm: Vm, domid: int, vbd: Vbd, number: DeviceNumber) -> None:
         looked = await self._look(vbd, hvm=isinstance(vm.ty, Hvm))
         qdisk = looked is None or looked.way is Way.QDISK
-        place = Place("vbd", domid, number.to_key(), back_kind="qdisk" if qdisk else "")
+        place = Place("vbd", domid, number.to_key(), self._backend(vbd), back_kind="qdisk" if qdisk else "")
         key = (place.back_kind or "vbd", domid, place.devid)
         if looked is not None and looked.identity is not None and not _shared(vbd):
             await self._back_ends.claim(key, looked.identity, path=looked.path, writes=not _read_only(vbd))
@@ -219,6 +224,10 @@ class XenVbd:
         if held is not None:
             held.close()  # its back end has it open now
 
+    def _backend(self, vbd: Vbd) -> int:
+        """Which domain serves it. Raises `DoesNotExist` when the driver domain does not run."""
+        return self._world.domains.require(vbd.backend.vm) if isinstance(vbd.backend, RemoteDisk) else 0
+
     async def _serve(self, vm: Vm, place: Place, looked: Medium | None, vbd: Vbd) -> None:
         """Until the back end has the disk, and a running guest has had its chance to take it."""
         if place.back_kind == "qdisk":
@@ -227,7 +236,9 @@ class XenVbd:
         elif looked is not None and looked.way is Way.SCRIPT:
             await self._hotplug.add(hotplug.located(vbd.extra_backend_keys["script"]), "add", place)
         await self._connections.ready(place)
-        if not place.back_kind:
+        if place.backend:
+            await self._hotplug.connected(place, f"driver domain {place.backend}", _DRIVER_DOMAIN_S)
+        elif not place.back_kind:
             await self._accepted(place)
         info = await self._world.domains.info(vm.id)
         if info is not None and not info.paused and not info.shutdown:

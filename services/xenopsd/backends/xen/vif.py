@@ -47,7 +47,7 @@ class XenVif:
         self._world, self._xs = world, world.xs
         self._let_go_s, self._meet_s = let_go_s, meet_s
         self._connections = Connections(world.xs, "vif")
-        self._hotplug = Hotplug(world.xs, world.run_program)
+        self._hotplug = Hotplug(world.xs, world.run_program, run_s=world.options.hotplug_timeout)
 
     async def plug(self, vm: Vm, vif: Vif) -> None:
         domid = self._world.domains.require(vm.id)
@@ -147,9 +147,12 @@ class XenVif:
         place = None if domid is None else await self._connections.find(domid, vif.id.dev)
         if place is None:
             return None
-        state, online = await self._xs.read_many([f"{place.back}/state", f"{place.back}/online"])
+        state, online, status = await self._xs.read_many(
+            [f"{place.back}/{key}" for key in ("state", "online", "hotplug-status")]
+        )
         back = xenbus.parse(state)
-        gone = online != "1" or xenbus.is_ending(back) or xenbus.has_ended(back)
+        # Without a status it is half made: we were killed while it was plugged.
+        gone = not status or online != "1" or xenbus.is_ending(back) or xenbus.has_ended(back)
         return DeviceAction.UNPLUG if gone else None
 
     async def connect_emulated(self, domid: int, devid: int, tap: str) -> None:

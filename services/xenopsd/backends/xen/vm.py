@@ -13,7 +13,7 @@ import msgspec
 from xenops.errors import IoError, Unimplemented
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
-from xenops.types.vm import Hvm, Vm, VmState
+from xenops.types.vm import Hvm, PowerState, Vm, VmState
 from xenopsd.backends.port import DomainAction, Progress, ShutdownReason
 from xenopsd.backends.xen.builder.orders import DumpCore
 from xenopsd.backends.xen.domain import creation, guest, layout, shutdown, suspension
@@ -24,8 +24,6 @@ from xenopsd.backends.xen.world import World
 from xenopsd.backends.xen.xenstore.changes import Write
 
 log = logging.getLogger(__name__)
-
-_PAUSES = 16  # that others may have stacked upon ours
 
 
 class XenVm:
@@ -59,7 +57,10 @@ class XenVm:
         await creation.destroy(self._world, vm)
 
     async def forget(self, vm: Vm) -> None:
+        if await self.remains(vm):
+            await creation.destroy(self._world, vm)  # nobody would look after them any more
         self._shelf.drop(vm.id)
+        self._world.clocks.drop(vm.id)
 
     async def pause(self, vm: Vm) -> None:
         domid = await guest.built(self._world, vm)
@@ -69,13 +70,9 @@ class XenVm:
 
     async def unpause(self, vm: Vm) -> None:
         domid = await guest.built(self._world, vm)
-        for _ in range(_PAUSES):
-            info = await self._world.domains.info(vm.id)
-            if info is None or not info.paused:
-                break
-            await self._world.xc.unpause(domid)
-        await self._world.device_models.go_on(domid)
         await guest.has_terminal(self._world, domid)
+        await self._world.xc.let_run(domid)
+        await self._world.device_models.go_on(domid)
 
     async def set_vcpus(self, vm: Vm, n: int) -> None:
         await guest.set_vcpus(self._world, vm, n)
@@ -100,14 +97,7 @@ class XenVm:
 
     async def restore(self, machine: Metadata, disk: Disk, progress: Progress) -> None:
         note = self._shelf.suspended(machine.vm.id)
-        await creation.restore(
-            self._world,
-            machine,
-            suspension.image_path(disk),
-            progress,
-            target_bytes=note.memory_bytes if note else None,
-            timeoffset=note.timeoffset if note else "",
-        )
+        await creation.restore(self._world, machine, suspension.image_path(disk), progress, note=note)
 
     async def resume(self, vm: Vm) -> None:
         await suspension.resume(self._world, self._shelf, vm)
@@ -136,6 +126,9 @@ class XenVm:
     async def states(self, vms: Sequence[Vm]) -> list[VmState]:
         return await self._states.of(vms)
 
+    async def power_state(self, vm: Vm) -> PowerState:
+        return await self._states.power_state(vm)
+
     async def set_action(self, vm: Vm, action: DomainAction | None) -> None:
         info = await self._world.domains.info(vm.id)
         if info is None:
@@ -154,6 +147,9 @@ class XenVm:
         if action is DomainAction.DISCARD or not info.shutdown:
             return action
         return shutdown.ACTION_OF_CODE.get(info.shutdown_reason, DomainAction.POWEROFF)
+
+    async def remains(self, vm: Vm) -> bool:
+        return self._world.domains.domid(vm.id) is not None and await self._world.domains.info(vm.id) is None
 
     async def hook_arguments(self, vm: Vm) -> list[str]:
         domid = self._world.domains.domid(vm.id)

@@ -13,6 +13,7 @@ from xenopsd.backends.port import Changed, RunProgram
 from xenopsd.backends.xen.builder.spares import Builders
 from xenopsd.backends.xen.devicemodel.qemu import DeviceModels
 from xenopsd.backends.xen.domain.domains import Domains
+from xenopsd.backends.xen.domain.shelf import Clocks
 from xenopsd.backends.xen.domain.trees import Trees
 from xenopsd.backends.xen.domctl import Domctl
 from xenopsd.backends.xen.options import XenOptions
@@ -66,6 +67,7 @@ class World:
     programs: Mapping[str, Path]
     options: XenOptions
     state_dir: Path
+    clocks: Clocks
     changed: Changed
     device_models: DeviceModels = field(init=False)
     devices: list[Sweeps] = field(default_factory=list)

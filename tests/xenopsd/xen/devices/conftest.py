@@ -40,6 +40,7 @@ def play(socket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.setattr(loop, "attach", attach)
     monkeypatch.setattr(loop, "cleared", cleared)
     monkeypatch.setattr(loop, "backing", files.get)
+    monkeypatch.setattr(loop, "serves", lambda device, *, sysfs: device in files)
 
     def played(story: Story) -> None:
         async def run() -> None:

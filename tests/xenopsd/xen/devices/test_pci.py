@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PCI functions, on a real xenstored and a sysfs that is played: no hardware is needed to see what is done to it."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.xenopsd.xen.devices.stage import Actors, Stage
-from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed, PcibackNotLoaded
+from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed, IoError, PcibackNotLoaded, Unimplemented
 from xenops.types.ids import DeviceId
 from xenops.types.pci import Pci
 from xenops.types.pci_address import PciAddress
-from xenops.types.vm import Vm
+from xenops.types.vm import Direct, Pvh, Vm
 from xenopsd.backends.port import DeviceAction
+from xenopsd.backends.xen.options import XenOptions
 from xenopsd.backends.xen.pci import Region, XenPci, regions, sbdf
 
 Play = Callable[[Any], None]
@@ -31,27 +33,30 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[tuple[object, ...]] = []
-        self.refuses = False
+        self.refuses = ""
 
     async def assign_device(self, domid: int, number: int) -> None:
         if self.refuses:
-            raise HypercallFailed("xc_assign_device", "ENODEV", "no IOMMU")
+            raise HypercallFailed("xc_assign_device", self.refuses, "refused")
         self.made.append(("assign", number))
 
     async def deassign_device(self, domid: int, number: int) -> None:
         self.made.append(("deassign", number))
 
     async def ioport_permission(self, domid: int, first: int, count: int, *, allow: bool) -> None:
-        self.made.append(("ports", first, count))
+        self.made.append(("ports" if allow else "no ports", first, count))
 
     async def iomem_permission(self, domid: int, first: int, frames: int, *, allow: bool) -> None:
-        self.made.append(("memory", first, frames))
+        self.made.append(("memory" if allow else "no memory", first, frames))
 
     async def map_pirq(self, domid: int, index: int) -> int:
         return index + 100
 
     async def irq_permission(self, domid: int, pirq: int, *, allow: bool) -> None:
-        self.made.append(("irq", pirq))
+        self.made.append(("irq" if allow else "no irq", pirq))
+
+    async def unmap_pirq(self, domid: int, pirq: int) -> None:
+        self.made.append(("unmapped", pirq))
 
 
 def hardware(stage: Stage, address: PciAddress = NIC, *, pciback: bool = True) -> Path:
@@ -71,7 +76,7 @@ def hardware(stage: Stage, address: PciAddress = NIC, *, pciback: bool = True) -
 
 def room(stage: Stage) -> tuple[XenPci, Calls]:
     stage.xc = calls = Calls()
-    return XenPci(stage, sysfs=stage.sysfs), calls  # type: ignore[arg-type]
+    return XenPci(stage, sysfs=stage.sysfs, let_go_s=20.0, meet_s=0.0), calls  # type: ignore[arg-type]
 
 
 def pci(vm: Vm, position: int = 0, address: PciAddress = NIC) -> Pci:
@@ -103,7 +108,13 @@ def test_a_function_belongs_to_one_guest(play: Play) -> None:
         for _ in range(2):
             await at.unplug(one, pci(one))
             assert not (await at.state(one, pci(one))).plugged
-        assert calls.made[-1] == ("deassign", 0x301)
+        assert calls.made[4:] == [
+            ("deassign", 0x301),
+            ("no memory", 0xFB800, 32),
+            ("no ports", 0xE000, 32),
+            ("no irq", 116),
+            ("unmapped", 116),
+        ]
         assert (bus / f"devices/{NIC}/reset").read_text() == "1"
         assert await stage.xs.read(f"/local/domain/0/backend/pci/{domid}") is None
         (bus / f"devices/{NIC}/driver").unlink()
@@ -146,13 +157,53 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(play: Play) -> None:
         hardware(stage)
         with pytest.raises(DoesNotExist):
             await at.plug(vm, pci(vm, 0, PciAddress(bus=9, dev=0, fn=0)))
-        calls.refuses = True
+        calls.refuses = "ENODEV"
         with pytest.raises(HypercallFailed):
             await at.plug(vm, pci(vm))
         assert not (await at.state(vm, pci(vm))).plugged
-        calls.refuses = False
+        calls.refuses = ""
         await at.plug(vm, pci(vm))
         await at.unplug(vm, pci(vm))
+        await stage.xs.rm("/xenopsd/pci")
+
+    play(story)
+
+
+def test_without_an_iommu_it_takes_a_setting_and_a_pv_guest(play: Play) -> None:
+    async def story(stage: Stage, actors: Actors) -> None:
+        pv, hvm, (at, calls) = await stage.guest("pv"), await stage.guest("hvm", hvm=True), room(stage)
+        hardware(stage)
+        calls.refuses = "EOPNOTSUPP"
+        with pytest.raises(IoError, match="xen_pci_without_iommu"):
+            await at.plug(pv, pci(pv))
+        stage.options = XenOptions(pci_without_iommu=True)
+        with pytest.raises(IoError, match="no IOMMU"):
+            await at.plug(hvm, pci(hvm))
+        with pytest.raises(Unimplemented):
+            await at.plug(Vm(id=pv.id, ty=Pvh(boot=Direct(kernel="k"))), pci(pv))
+        await at.plug(pv, pci(pv))
+        assert ("irq", 116) in calls.made
+        await at.unplug(pv, pci(pv))
+        await stage.xs.rm("/xenopsd/pci")
+
+    play(story)
+
+
+def test_a_guest_with_a_driver_is_asked_to_let_go(play: Play) -> None:
+    async def story(stage: Stage, actors: Actors) -> None:
+        vm, (at, calls) = await stage.guest("user"), room(stage)
+        hardware(stage)
+        await at.plug(vm, pci(vm))
+        back = f"/local/domain/0/backend/pci/{stage.domains.require(vm.id)}/0"
+        await stage.xs.write(f"{back}/state", "4")
+        unplugging = asyncio.create_task(at.unplug(vm, pci(vm)))
+        asked = [f"{back}/state", f"{back}/state-0"]
+        await stage.xs.wait_for(asked, lambda values: list(values.values()) == ["7", "5"], 10)
+        assert not unplugging.done()
+        assert ("deassign", 0x301) not in calls.made
+        await stage.xs.write(f"{back}/state", "4")
+        await unplugging
+        assert await stage.xs.read(back) is None
         await stage.xs.rm("/xenopsd/pci")
 
     play(story)

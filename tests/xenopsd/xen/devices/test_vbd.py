@@ -17,17 +17,20 @@ from xenops.errors import (
     DoesNotExist,
     IoError,
     ProgramFailed,
+    Unimplemented,
 )
 from xenops.events import Kind
-from xenops.types.disk import Local
+from xenops.types.disk import Local, RemoteDisk
 from xenops.types.ids import DeviceId
 from xenops.types.process import Ended
 from xenops.types.record import UNSET
-from xenops.types.vbd import IoniceClass, Qos, Vbd
+from xenops.types.vbd import IoniceClass, Qos, Vbd, VbdType
 from xenops.types.vm import Vm
 from xenopsd.backends.port import DeviceAction
+from xenopsd.backends.xen.devices import loop
 from xenopsd.backends.xen.devices.connection import Connections
 from xenopsd.backends.xen.vbd import XenVbd
+from xenopsd.backends.xen.xenstore.changes import Write
 
 Play = Callable[[Any], None]
 TOP = "/local/domain/0/backend"
@@ -226,6 +229,24 @@ def quiet(actors: Actors) -> Any:
     return played
 
 
+def test_one_that_was_being_plugged_when_we_were_killed_is_taken_away(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(stage: Stage, actors: Actors) -> None:
+        vm, room = await stage.guest("one"), drives(stage)
+        vbd = disk(stage, vm)
+        await room.plug(vm, vbd)
+        assert await drives(stage).get_action(vm, vbd) is None
+        with monkeypatch.context() as gone:  # its loop device went with us
+            gone.setattr(loop, "serves", lambda device, *, sysfs: False)
+            assert await drives(stage).get_action(vm, vbd) is DeviceAction.UNPLUG
+        await stage.xs.rm(f"{TOP}/vbd/{stage.domains.require(vm.id)}/51712/hotplug-status")  # its script did not end
+        assert await drives(stage).get_action(vm, vbd) is DeviceAction.UNPLUG
+        await room.unplug(vm, vbd, force=True)
+
+    play(story)
+
+
 def test_priority(play: Play) -> None:
     quick = Qos(ionice=IoniceClass.REAL_TIME, level=0)
 
@@ -331,3 +352,44 @@ def test_what_xl_attached_to_our_domain_goes_with_it(play: Play, tmp_path: Path)
         assert await stage.tree(domid) == {}
 
     play(story)
+
+
+def test_a_driver_domain_finds_its_disk_itself(play: Play) -> None:
+    async def story(stage: Stage, actors: Actors) -> None:
+        driver, vm, room = await stage.guest("driver"), await stage.guest("user", paused=True), drives(stage)
+        served, domid = stage.domains.require(driver.id), stage.domains.require(vm.id)
+        vbd = Vbd(id=DeviceId(vm=vm.id, dev="xvda"), position="xvda", backend=RemoteDisk(vm="driver", path="/dev/ram0"))
+        back = f"/local/domain/{served}/backend/vbd/{domid}/51712"
+        plugging = asyncio.create_task(room.plug(vm, vbd))
+        await stage.xs.wait_for([f"{back}/params"], lambda values: "/dev/ram0" in values.values(), 10)
+        assert await stage.xs.get_perms(f"{back}/params") == (f"n{served}", f"r{domid}")
+        await stage.xs.write(f"{back}/state", "2")
+        assert await stage.xs.read_many([f"{back}/type", f"{back}/physical-device"]) == ["phy", None]
+        assert not plugging.done()
+        await stage.xs.write(f"{back}/hotplug-status", "connected")
+        await plugging
+        assert (await room.state(vm, vbd)).backend_present == vbd.backend
+        await stage.xs.write(f"{back}/state", "6")
+        await room.unplug(vm, vbd, force=True)
+        assert await stage.xs.read(f"/local/domain/{served}/backend/vbd/{domid}") is None
+        plugging = asyncio.create_task(room.plug(vm, vbd))
+        await stage.xs.wait_for([f"{back}/state"], lambda values: "1" in values.values(), 10)
+        await stage.xs.commit([Write(f"{back}/state", "2"), Write(f"{back}/hotplug-error", "no such disk")])
+        with pytest.raises(ProgramFailed, match=f"driver domain {served}.*no such disk"):
+            await stage_ends(stage, back, plugging)
+        assert await stage.tree(domid) == {}
+        hvm = await stage.guest("hvm", hvm=True)
+        with pytest.raises(Unimplemented):
+            await room.plug(hvm, msgspec.structs.replace(vbd, id=DeviceId(vm=hvm.id, dev="cd"), ty=VbdType.CDROM))
+        stage.domains.gone.add(served)
+        with pytest.raises(DoesNotExist):
+            await room.plug(vm, vbd)
+
+    play(story)
+
+
+async def stage_ends(stage: Stage, back: str, plugging: "asyncio.Task[None]") -> None:
+    """The driver domain closes what is taken away again."""
+    await stage.xs.wait_for([f"{back}/state"], lambda values: "5" in values.values(), 10)
+    await stage.xs.write(f"{back}/state", "6")
+    await plugging

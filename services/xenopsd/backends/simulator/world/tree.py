@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from xenops.types.disk import Disk, Local
+from xenops.types.disk import Disk, Vdi
 from xenops.types.network import Sriov
 from xenops.types.record import UNSET, Maybe
 from xenops.types.vbd import Mode, VbdType
@@ -77,7 +77,7 @@ def _drive(domain: Domain, drive: Drive) -> dict[str, str]:
 def _params(medium: Maybe[Disk]) -> str:
     if medium is UNSET:
         return ""
-    return medium.path if isinstance(medium, Local) else medium.name
+    return medium.name if isinstance(medium, Vdi) else medium.path
 
 
 def _nic(domain: Domain, nic: Nic) -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xenops.errors import IoError
+from xenops.errors import HypercallFailed, IoError
 from xenopsd.backends.xen.builder import acpi, e820
 from xenopsd.backends.xen.builder.desk import Desk
 from xenopsd.backends.xen.builder.kernel import Kernels
@@ -18,6 +18,7 @@ from xenopsd.backends.xen.libxc import Xc
 
 MIB = 1 << 20
 _PAGES_PER_MIB = 256
+_INVALID_KERNEL = "XC_INVALID_KERNEL"  # what libxenguest has instead of an errno
 _PV_CONTAINER, _HVM_CONTAINER = 0, 1
 _VGA_HOLE_PAGES = 0x20
 _INFO_PFN, _INFO_OFFSET = 0x9F, 0x800
@@ -27,13 +28,18 @@ STORE_PFN, STORE_EVTCHN, CONSOLE_PFN, CONSOLE_EVTCHN = 1, 2, 17, 18
 def build(xc: Xc, kernels: Kernels, order: Build, desk: Desk) -> None:
     """Fill the domain and tell where its rings are; then let go of its memory. Raises `HypercallFailed`, `IoError`."""
     with _image(xc, order) as dom:
-        match order.kind:
-            case GuestKind.PV:
-                built = _pv(xc, kernels, order, dom)
-            case GuestKind.PVH:
-                built = _pvh(xc, kernels, order, dom)
-            case GuestKind.HVM:
-                built = _hvm(xc, order, dom)
+        try:
+            match order.kind:
+                case GuestKind.PV:
+                    built = _pv(xc, kernels, order, dom)
+                case GuestKind.PVH:
+                    built = _pvh(xc, kernels, order, dom)
+                case GuestKind.HVM:
+                    built = _hvm(xc, order, dom)
+        except HypercallFailed as failure:
+            if failure.errno != _INVALID_KERNEL:
+                raise
+            raise IoError(order.kernel, f"this is no kernel that Xen can boot ({failure.reason})") from failure
         desk.tell(built)
 
 

@@ -74,7 +74,8 @@ class Kernels:
         image = self.elf(kernel)
         try:
             with image.open("rb") as file:
-                identity = (str(image), _identity(os.fstat(file.fileno())))
+                # What is kept here has its content's name, and its times change with each use.
+                identity = (str(image), _identity(os.fstat(file.fileno())) if image == kernel else ())
                 if identity not in self._mapped:
                     self._mapped.clear()  # the last one is the likely one; more would hold memory for nothing
                     flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE
@@ -158,7 +159,11 @@ def unpack(untrusted_image: bytes, unzstd: Unzstd) -> bytes | None:
     else:
         at, length = payload_place(untrusted_image)
         untrusted_packed = untrusted_image[at : at + length]
-        if len(untrusted_packed) < max(length, 1):
+        if not length:
+            raise NotAKernel(
+                "this bzImage has no kernel packed in it that Xen could boot: it is for a PC (an HVM guest) alone"
+            )
+        if len(untrusted_packed) < length:
             raise NotAKernel("this bzImage is cut short")
     try:
         image = _decompress(untrusted_packed, unzstd)

@@ -174,6 +174,8 @@ int xc_set_paging_mempool_size(xc_interface *xch, uint32_t domid, uint64_t size)
 int xc_evtchn_alloc_unbound(xc_interface *xch, uint32_t dom, uint32_t remote_dom);
 int xc_hvm_param_set(xc_interface *handle, uint32_t dom, uint32_t param, uint64_t value);
 int xc_hvm_param_get(xc_interface *handle, uint32_t dom, uint32_t param, uint64_t *value);
+int xc_domain_hvm_getcontext_partial(xc_interface *xch, uint32_t domid, uint16_t typecode, uint16_t instance,
+                                     void *ctxt_buf, uint32_t size);
 
 int xc_assign_device(xc_interface *xch, uint32_t domid, uint32_t machine_sbdf, uint32_t flag);
 int xc_test_assign_device(xc_interface *xch, uint32_t domid, uint32_t machine_sbdf);

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from xenops.errors import BadRequest
 from xenops.types.device_number import Bus, DeviceNumber
-from xenops.types.disk import Local
+from xenops.types.disk import Local, RemoteDisk
 from xenops.types.metadata import Metadata
 from xenops.types.record import UNSET
 from xenops.types.vbd import Mode, Vbd, VbdType
@@ -252,8 +252,8 @@ def _number(vbd: Vbd) -> DeviceNumber | None:
 
 
 def _medium(vbd: Vbd) -> str:
-    """What is in it; nothing for an empty one."""
-    if vbd.backend is UNSET:
+    """What is in it; nothing for an empty one, nor for a disk that is served by a domain which this QEMU cannot reach."""
+    if vbd.backend is UNSET or isinstance(vbd.backend, RemoteDisk):
         return ""
     if not isinstance(vbd.backend, Local):
         raise BadRequest("vbd.backend", f"{vbd.backend.name}: give a Local disk, a path in the control domain")

@@ -6,11 +6,11 @@ Nothing is taken back here when that fails: whoever asked does so.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from xenops.errors import FailedToStartEmulator, StepTimedOut
+from xenops.errors import FailedToStartEmulator, Fault, StepTimedOut
 from xenops.types.process import Program
 from xenops.types.vm import Vm
 from xenopsd.backends.xen.devicemodel import nodes
@@ -22,6 +22,8 @@ from xenopsd.backends.xen.devicemodel.words import Words, printable
 log = logging.getLogger(__name__)
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_SEEN_S = 0.5  # what it leaves behind goes a moment before it is seen to have ended
 
 CommandLine = Callable[[bool], list[str]]  # with a sandbox, or without
 
@@ -75,6 +77,16 @@ class Launch:
             waiting.cancel()
             ending.cancel()
             await asyncio.gather(waiting, ending, return_exceptions=True)
+
+    @asynccontextmanager
+    async def alive(self, vm: Vm, running: Running) -> AsyncIterator[None]:
+        """What fails because QEMU ended meanwhile fails for that reason. Raises `FailedToStartEmulator`."""
+        try:
+            yield
+        except Fault as fault:
+            if await running.process.ends(_SEEN_S):
+                raise self._failed(vm, "it ended by itself", running) from fault
+            raise
 
     def _failed(self, vm: Vm, how: str, running: Running) -> FailedToStartEmulator:
         return FailedToStartEmulator(vm.id, str(self.program(vm)), f"{how}: {_last(running.words)}")

@@ -107,10 +107,11 @@ class DeviceModels:
         async with self._turns[domid]:
             try:
                 running = await self._started(machine.vm, places, command_line, restoring_state)
-                for vif in arguments.emulated_nics(machine):
-                    if self.connect_tap is not None:
-                        await self.connect_tap(domid, vif.position, arguments.tap(domid, vif))
-                ports = await _done(running, running.execute("query-chardev"))
+                async with self._launch.alive(machine.vm, running):
+                    for vif in arguments.emulated_nics(machine):
+                        if self.connect_tap is not None:
+                            await self.connect_tap(domid, vif.position, arguments.tap(domid, vif))
+                    ports = await _done(running, running.execute("query-chardev"))
                 await self._world.xs.commit(nodes.running(domid, running.process.pid, ports))
             except BaseException:
                 await self._end(domid)

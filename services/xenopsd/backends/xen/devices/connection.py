@@ -245,6 +245,8 @@ class Connections:
                 await between(place)
         async with self._writing:  # a back end's kernel lets go at last when its folder vanishes
             await self._xs.commit([*(change for place in places for change in erased(place)), *traces])
+            if any(place.backend for place in places):
+                await self._xs.transact(lambda transaction: _prune(transaction, places))
 
     async def unnoted(self, domid: int) -> list[Place]:
         """Devices that others attached to a domain of ours, with xl for example."""
@@ -284,6 +286,14 @@ class Connections:
                 await transaction.write(f"{place.back}/state", str(int(State.CONNECTED)))
 
         await self._xs.transact(restore)
+
+
+async def _prune(transaction: Transaction, places: Sequence[Place]) -> None:
+    """What a driver domain had for a guest's devices, once there is none: in the control domain `clean` does it."""
+    remote = [path for place in places if place.backend for path in (place.back, place.back_error)]
+    for folder in {path.rpartition("/")[0] for path in remote}:
+        if not await transaction.ls(folder):
+            await transaction.rm(folder)
 
 
 async def _ending(transaction: Transaction, places: Sequence[Place]) -> list[str]:

@@ -21,6 +21,7 @@ from xenopsd.backends.xen.devices.medium import SHARED_MODE, Medium, Way
 _IDE_DISKS = 4
 _DECODER = msgspec.json.Decoder(Disk)
 _DEVICE_TYPE = {VbdType.CDROM: "cdrom", VbdType.DISK: "disk", VbdType.FLOPPY: "floppy"}
+_EMPTY = "aio:"  # as xl has it; QEMU 7.2 crashes when it finds nothing at all
 _BLOCK_SCRIPT = "/etc/xen/scripts/block"  # xl runs it when it takes a drive of ours away
 # What the back end or the guest goes by: a record cannot change it.
 _RESERVED = frozenset(
@@ -45,7 +46,7 @@ def nodes(vbd: Vbd, number: DeviceNumber, medium: Medium | None, loop: Loop | No
         "device-type": _DEVICE_TYPE[vbd.ty],
         "discard-enable": "0" if read_only else "1",
         "specification": "xen",
-        "params": medium.params if medium else "",
+        "params": medium.params if medium else _EMPTY,
         **({} if qdisk else {"script": located(vbd.extra_backend_keys.get("script", _BLOCK_SCRIPT))}),
         **_extra(vbd),
     }
@@ -64,8 +65,8 @@ def _hotplug(medium: Medium | None, loop: Loop | None) -> dict[str, str]:
     """What a hotplug script would have found out."""
     if medium is None or medium.way is Way.QDISK:
         return {"hotplug-status": "connected"}
-    if medium.way is Way.SCRIPT:
-        return {}
+    if medium.way in (Way.SCRIPT, Way.REMOTE):
+        return {}  # they will
     path = loop.path if loop else medium.path
     return {
         "physical-device": loop.physical if loop else medium.physical,

@@ -55,17 +55,18 @@ class Hotplug:
 
     async def connected(self, place: Place, who: str, within_s: float) -> None:
         """Wait for the answer. Raises `ProgramFailed` when it is an error, `StepTimedOut`."""
-        status, error = f"{place.back}/hotplug-status", f"{place.back}/hotplug-error"
+        status, errors = f"{place.back}/hotplug-status", (f"{place.back}/hotplug-error", f"{place.back_error}/error")
 
         def answered(values: Mapping[str, str | None]) -> bool:
-            return values[status] in ("connected", "online") or bool(values[error])
+            return values[status] in ("connected", "online") or any(values[error] for error in errors)
 
         try:
-            values = await self._xs.wait_for([status, error], answered, within_s)
+            values = await self._xs.wait_for([status, *errors], answered, within_s)
         except StepTimedOut:
             raise StepTimedOut(f"{who}: waiting for {status}", within_s) from None
-        if values[error]:
-            raise ProgramFailed(who, f"it reported: {values[error]}")
+        for error in errors:
+            if values[error]:
+                raise ProgramFailed(who, f"it reported: {values[error]!r:.200}")
 
     async def _run(self, script: str, action: str, place: Place, extra: Mapping[str, str]) -> Ended:
         environment = {

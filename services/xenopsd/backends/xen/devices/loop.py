@@ -139,6 +139,12 @@ def clear(device: str, file: tuple[int, int]) -> None:
         os.close(opened)
 
 
+def serves(device: str, *, sysfs: Path = Path("/sys")) -> bool:
+    """Whether a device is over a file, if it is a loop device."""
+    name = Path(device).name
+    return not name.startswith("loop") or (sysfs / "block" / name / "loop/backing_file").exists()
+
+
 async def cleared(number: int, *, sysfs: Path = Path("/sys")) -> bool:
     """Wait until a loop device is over nothing: a back end lets go a moment after it says so, and no event tells."""
     file = sysfs / f"block/loop{number}/loop/backing_file"

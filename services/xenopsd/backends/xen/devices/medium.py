@@ -5,6 +5,7 @@
     file    a raw file, behind a loop device blkback
     qdisk   any other format                 QEMU
     script  whatever a hotplug script makes of `params`
+    remote  whatever a driver domain makes of `params`, with its own blkback
 
 A disk that one guest writes to is given to no other, unless the record says that it is shared (mode `w!`, as xl has it):
 two writers who do not know of each other destroy a file system within minutes.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from xenops.errors import BadRequest, IoError, Unimplemented
-from xenops.types.disk import Disk, Local
+from xenops.types.disk import Disk, Local, RemoteDisk
 from xenopsd.backends.xen.devices import loop
 
 Identity = tuple[str, int, int]  # "block", major, minor; or "file", device, inode
@@ -33,6 +34,7 @@ class Way(Enum):
     FILE = "file"
     QDISK = "qdisk"
     SCRIPT = "script"
+    REMOTE = "remote"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Medium:
 
 def look(disk: Disk, *, read_only: bool, emulated: bool, exclusive: bool, script: str, ways: Sequence[Way]) -> Medium:
     """What that disk is, and whether it can be read. `emulated`: only a QEMU shows it. Raises `IoError`, `Unimplemented`."""
+    if isinstance(disk, RemoteDisk):
+        if emulated:
+            raise Unimplemented("a drive with media, of an HVM guest, that a driver domain serves")
+        return Medium(Way.REMOTE, disk.path, "raw")
     if not isinstance(disk, Local):
         raise Unimplemented(f"attaching {disk.name} without a storage service")
     if script:

@@ -9,14 +9,15 @@ destroy    the device model, the domain, its devices, its trees
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from xenops.errors import AlreadyExists, BadRequest, DoesNotExist, StepTimedOut, Unimplemented
+from xenops.errors import AlreadyExists, BadRequest, DoesNotExist, HypercallFailed, StepTimedOut, Unimplemented
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Direct, Hvm, Pv, Pvh, Vm
 from xenopsd.backends.port import Progress
@@ -26,12 +27,14 @@ from xenopsd.backends.xen.domain.bootloader import booting
 from xenopsd.backends.xen.domain.handles import handle_of
 from xenopsd.backends.xen.domain.layout import Rings
 from xenopsd.backends.xen.domain.memory import MemoryPlan, plan_memory
+from xenopsd.backends.xen.domain.shelf import Suspended
 from xenopsd.backends.xen.domctl import (
     EMULATE_ALL,
     EMULATE_LAPIC,
     EMULATE_NOTHING,
-    Affinity,
     CreateDomain,
+    HvmParam,
+    Outfit,
     Scheduling,
     Shutdown,
 )
@@ -43,6 +46,10 @@ _ZOMBIE_S = 10.0
 _LOOK_AGAIN_S = 0.02
 _EVENT_CHANNELS = 1023  # as xl: more than a guest of this size ever has
 _EMULATED = {GuestKind.PV: EMULATE_NOTHING, GuestKind.PVH: EMULATE_LAPIC, GuestKind.HVM: EMULATE_ALL}
+# What xl gives a guest that asks for Viridian: base, frequencies, time reference count, APIC assistance, crash registers.
+_VIRIDIAN = 0b1100101
+_SECONDS = re.compile(r"-?[0-9]{1,10}")
+_TIMER_MODE = 1  # as xl: ticks that were missed are not made up for
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -76,8 +83,7 @@ async def create(world: World, vm: Vm) -> None:
     if old is not None and not (old.shutdown and old.shutdown_reason == Shutdown.SUSPEND):
         raise AlreadyExists("domain", vm.id)
     await destroy(world, vm)  # one that is suspended in place, or what is left of one that vanished
-
-    world.trees.follow(await world.domains.create(vm, lambda handle: _wanted(vm, kind, handle)))
+    await world.domains.create(vm, lambda handle: _wanted(vm, kind, handle))
 
 
 def _wanted(vm: Vm, kind: GuestKind, handle: UUID) -> CreateDomain:
@@ -124,7 +130,8 @@ async def build(world: World, machine: Metadata, *, force: bool) -> None:
     domid = world.domains.require(vm.id)
     plan = plan_memory(vm)
     async with world.ledger.reserved(plan.needed_kib, force=force), _kernel(world, machine) as kernel:
-        store_port, console_port = await _prepare(world, vm, domid, plan)
+        timeoffset = _timeoffset(world, vm)
+        store_port, console_port = await world.xc.outfit(domid, _outfit(vm, plan, timeoffset))
         order = Build(
             domid=domid,
             kind=kind_of(vm),
@@ -135,6 +142,7 @@ async def build(world: World, machine: Metadata, *, force: bool) -> None:
             memory_max_mib=vm.memory_static_max >> 20,
             memory_target_mib=(plan.target_kib - plan.video_kib) >> 10,
             vcpus=vm.vcpu_max,
+            vcpus_online=vm.vcpus,
             video_mib=plan.video_kib >> 10,
             store_port=store_port,
             console_port=console_port,
@@ -142,18 +150,17 @@ async def build(world: World, machine: Metadata, *, force: bool) -> None:
         async with world.builders.take() as builder:
             done = await builder.build(order)
             rings = Rings(done.store_mfn, store_port, done.console_mfn, console_port)
-            await _introduce(world, vm, domid, rings, plan, timeoffset=_timeoffset(vm))
+            await _introduce(world, vm, domid, rings, plan, timeoffset=timeoffset)
 
 
-async def restore(
-    world: World, machine: Metadata, path: Path, progress: Progress, *, target_bytes: int | None, timeoffset: str
-) -> None:
+async def restore(world: World, machine: Metadata, path: Path, progress: Progress, *, note: Suspended | None) -> None:
     """Fill it from an image. Raises `NotEnoughMemory`, `IoError`, `HypercallFailed`."""
     vm = machine.vm
     domid = world.domains.require(vm.id)
-    plan = plan_memory(vm, target_bytes=target_bytes)
+    plan = plan_memory(vm, target_bytes=note.memory_bytes if note else None)
     async with world.ledger.reserved(plan.needed_kib, force=False):
-        store_port, console_port = await _prepare(world, vm, domid, plan)
+        timeoffset = (note.timeoffset if note else "") or _timeoffset(world, vm)
+        store_port, console_port = await world.xc.outfit(domid, _outfit(vm, plan, timeoffset))
         order = Restore(
             domid=domid,
             path=str(path),
@@ -165,7 +172,9 @@ async def restore(
         async with world.builders.take() as builder:
             done = await builder.restore(order, progress=progress)
             rings = Rings(done.store_mfn, store_port, done.console_mfn, console_port)
-            await _introduce(world, vm, domid, rings, plan, timeoffset=timeoffset or _timeoffset(vm))
+            if note and note.target_bytes:  # as it was: what the guest makes of it goes by where it began
+                plan = replace(plan, target_kib=note.target_bytes >> 10)
+            await _introduce(world, vm, domid, rings, plan, timeoffset=timeoffset)
 
 
 async def destroy(world: World, vm: Vm) -> None:
@@ -173,6 +182,7 @@ async def destroy(world: World, vm: Vm) -> None:
     domid = world.domains.domid(vm.id)
     if domid is None:
         return
+    await keep_clock(world, vm, domid)
     await world.device_models.stop(domid)
     await world.trees.leave(domid)
     with suppress(DoesNotExist):
@@ -192,34 +202,45 @@ async def _vanished(world: World, domid: int) -> None:
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 
-async def _prepare(world: World, vm: Vm, domid: int, plan: MemoryPlan) -> tuple[int, int]:
-    """Limits, processors and the two event channels of an empty domain."""
-    xc = world.xc
-    await xc.set_max_vcpus(domid, vm.vcpu_max)
-    await xc.set_max_mem(domid, plan.max_kib)
-    await xc.set_tsc_mode(domid)
-    await xc.apply_cpu_policy(domid)
-    if plan.shadow_mib:
-        await xc.set_shadow_allocation(domid, plan.shadow_mib)
-    await schedule(world, vm, domid)
-    return await xc.alloc_unbound(domid, 0), await xc.alloc_unbound(domid, 0)
+def _outfit(vm: Vm, plan: MemoryPlan, timeoffset: str) -> Outfit:
+    """Limits, processors, the clock, and what a guest finds of a PC."""
+    priority = vm.scheduler_params.priority
+    return Outfit(
+        vcpus=vm.vcpu_max,
+        max_memory_kib=plan.max_kib,
+        shadow_mib=plan.shadow_mib,
+        memory_map_kib=vm.memory_static_max >> 10 if isinstance(vm.ty, Pv) else 0,
+        time_offset_s=int(timeoffset),
+        hvm_params=_hvm_params(vm),
+        scheduling=Scheduling(priority.weight, priority.cap) if priority else None,
+        affinity=_affinity(vm),
+    )
 
 
-async def schedule(world: World, vm: Vm, domid: int) -> None:
-    """Weight, cap and affinity, as registered."""
-    params = vm.scheduler_params
-    if params.priority:
-        await world.xc.set_scheduling(domid, Scheduling(params.priority.weight, params.priority.cap))
-    for vcpu in range(vm.vcpu_max):
-        cpus = params.affinity[vcpu] if vcpu < len(params.affinity) else params.affinity[0] if params.affinity else []
-        if cpus:
-            await world.xc.set_affinity(domid, vcpu, Affinity.HARD, cpus)
+def _hvm_params(vm: Vm) -> dict[HvmParam, int]:
+    if isinstance(vm.ty, Pv):
+        return {}
+    params = {HvmParam.TIMER_MODE: _figure(vm, "timer_mode", _TIMER_MODE)}
+    if isinstance(vm.ty, Hvm):
+        params[HvmParam.HPET_ENABLED] = int(_flag(vm, "hpet", default=True))
+        if _flag(vm, "viridian", default=False):
+            params[HvmParam.VIRIDIAN] = _VIRIDIAN
+    return params
+
+
+def _affinity(vm: Vm) -> dict[int, list[int]]:
+    """Where each vCPU may run; those that are not named are where the first is."""
+    registered = vm.scheduler_params.affinity
+    places = {vcpu: registered[vcpu if vcpu < len(registered) else 0] for vcpu in range(vm.vcpu_max) if registered}
+    return {vcpu: cpus for vcpu, cpus in places.items() if cpus}
 
 
 async def _introduce(world: World, vm: Vm, domid: int, rings: Rings, plan: MemoryPlan, *, timeoffset: str) -> None:
     await world.xs.commit(layout.built(vm, handle_of(vm.id), domid, rings, plan, timeoffset=timeoffset))
-    await world.xs.introduce(domid, rings.store_frame, rings.store_port)
     world.trees.touch(domid)
+    world.trees.follow(domid)  # from here on others write there too
+    await world.xs.introduce(domid, rings.store_frame, rings.store_port)
+    world.domains.built.add(domid)
 
 
 @asynccontextmanager
@@ -235,5 +256,23 @@ async def _kernel(world: World, machine: Metadata) -> AsyncIterator[Kernel]:
                 yield Kernel(str(found.kernel), str(found.ramdisk) if found.ramdisk else None, found.cmdline)
 
 
-def _timeoffset(vm: Vm) -> str:
-    return (vm.ty.timeoffset if isinstance(vm.ty, Hvm) else "") or "0"
+async def keep_clock(world: World, vm: Vm, domid: int) -> None:
+    """A guest that has set its clock finds it so the next time."""
+    if isinstance(vm.ty, Hvm):
+        with suppress(DoesNotExist, HypercallFailed):  # one that was not built has none
+            world.clocks.keep(vm.id, _registered(vm), str(await world.xc.get_clock(domid)))
+
+
+def _timeoffset(world: World, vm: Vm) -> str:
+    """How many seconds its clock is from the host's. Raises `BadRequest`."""
+    text = world.clocks.offset(vm.id, _registered(vm)) if isinstance(vm.ty, Hvm) else _registered(vm)
+    if not _SECONDS.fullmatch(text):
+        raise BadRequest("timeoffset", f"{text!r:.40} is no number of seconds")
+    return text
+
+
+def _registered(vm: Vm) -> str:
+    offset = (vm.ty.timeoffset if isinstance(vm.ty, Hvm) else vm.platformdata.get("timeoffset", "")) or "0"
+    if _flag(vm, "localtime", default=False) and _SECONDS.fullmatch(offset):
+        offset = str(int(offset) + time.localtime().tm_gmtoff)
+    return offset

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from uuid import UUID, uuid4
 
-from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed
+from xenops.errors import AlreadyExists, DoesNotExist, HypercallFailed, IoError
 from xenops.events import Kind
 from xenops.types.vm import Vm
 from xenopsd.backends.port import Changed
@@ -36,6 +36,7 @@ class Domains:
         self._xs, self._xc = xs, xc
         self._domids: dict[str, int] = {}
         self._machines: dict[int, str] = {}
+        self.built: set[int] = set()  # known to have memory: they keep it
         self._gone: set[int] = set()  # the hypervisor has none of them any more, xenstore still does
         self._told: dict[int, tuple[bool, bool]] = {}
         self._released = asyncio.Event()
@@ -95,6 +96,7 @@ class Domains:
         self._machines.pop(domid, None)
         self._told.pop(domid, None)
         self._gone.discard(domid)
+        self.built.discard(domid)
 
     async def adopt(self) -> None:
         """Find the domains that an earlier life of ours made, and end those that it had only begun to make."""
@@ -108,6 +110,9 @@ class Domains:
             info = await self._xc.get_info(int(domid))
             if info is None or info.dying or not await self._is_ours(info, vm):
                 self._gone.add(int(domid))
+            elif not info.shutdown:
+                with suppress(IoError):  # one that was not introduced yet
+                    await self._xs.resume(int(domid))  # killed while it was woken, nobody may have told xenstored
         log.info("%d domains of ours found, %d of them gone", len(self._domids), len(self._gone))
 
     async def follow(self, changed: Changed) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from xenops.errors import (
     DomainNotBuilt,
+    FailedToAcknowledgeSuspendRequest,
     FailedToRunScript,
     InvalidVcpus,
     NotEnoughMemory,
@@ -13,7 +14,8 @@ from xenops.errors import (
     Unimplemented,
 )
 from xenops.types.vm import Hvm, Pv, Vm
-from xenopsd.backends.xen.domain import layout
+from xenopsd.backends.port import ShutdownReason
+from xenopsd.backends.xen.domain import layout, shutdown
 from xenopsd.backends.xen.domain.memory import plan_memory, shadow
 from xenopsd.backends.xen.domctl import HvmParam
 from xenopsd.backends.xen.world import World, free_memory
@@ -24,20 +26,25 @@ log = logging.getLogger(__name__)
 
 _SCRIPT_S = 86400.0
 _TERMINAL_S = 5.0
+_SLEEP_S = 60.0
 _SCRIPT_OUTPUT = 1024
 
 
 async def built(world: World, vm: Vm) -> int:
     """The domain of a machine that has been built. Raises `DoesNotExist`, `DomainNotBuilt`."""
     domid = world.domains.require(vm.id)
-    if await world.xs.read(f"{layout.private(domid)}/built") is None:
-        raise DomainNotBuilt()
+    if domid not in world.domains.built:
+        if await world.xs.read(f"{layout.private(domid)}/built") is None:
+            raise DomainNotBuilt()
+        world.domains.built.add(domid)
     return domid
 
 
 async def has_terminal(world: World, domid: int) -> None:
     """Wait until xenconsoled serves the guest: who starts a machine may attach to it next."""
     path = f"{layout.domain(domid)}/console/tty"
+    if await world.xs.read(path):
+        return
     try:
         await world.xs.wait_for([path], lambda values: values[path] != "", _TERMINAL_S)
     except StepTimedOut:
@@ -100,9 +107,11 @@ async def set_xsdata(world: World, vm: Vm, xsdata: dict[str, str]) -> None:
 
 
 async def s3suspend(world: World, vm: Vm) -> None:
-    """Ask for ACPI sleep."""
-    domid = await _emulated(world, vm, "vm.s3suspend")
-    await world.xs.commit([Write(f"{layout.domain(domid)}/control/shutdown", "s3", (f"n{domid}",))])
+    """Ask for ACPI sleep. Raises `FailedToAcknowledgeSuspendRequest`: Linux, for one, knows no such request."""
+    await _emulated(world, vm, "vm.s3suspend")
+    within_s = min(world.options.suspend_timeout, _SLEEP_S)
+    if not await shutdown.request(world, vm, ShutdownReason.S3, within_s):
+        raise FailedToAcknowledgeSuspendRequest(vm.id, within_s)
 
 
 async def s3resume(world: World, vm: Vm) -> None:

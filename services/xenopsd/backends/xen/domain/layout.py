@@ -24,6 +24,9 @@ from xenopsd.backends.xen.domain.memory import MemoryPlan
 from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
 
 OURS = ("n0",)
+# It knows no words: whatever begins with a 1 is true to it.
+_READ_BY_HVMLOADER = {"acpi", "acpi_s3", "acpi_s4", "acpi_laptop_slate"}
+_DIGITS = {"true": "1", "yes": "1", "on": "1", "false": "0", "no": "0", "off": "0"}
 _CONSOLE_LIMIT = "1048576"
 # What a guest may write: it acknowledges requests here, and tells what it can do.
 _GUEST_WRITES = (
@@ -89,10 +92,7 @@ def created(vm: Vm, handle: UUID, domid: int, nonce: UUID, *, created_ms: int) -
     def changes() -> Iterator[Change]:
         yield Remove(top)
         yield Mkdir(top, guest_reads)
-        yield Remove(tree)
-        yield Mkdir(tree, guest_reads)
-        yield Write(f"{tree}/uuid", str(handle))
-        yield Write(f"{tree}/name", vm.name)
+        yield from _vm_tree(vm, handle, guest_reads, created_ms)
         yield Remove(libxl(domid))
         yield Write(f"{libxl(domid)}/type", xl_type(vm))
         yield Write(f"{top}/vm", tree)
@@ -104,16 +104,38 @@ def created(vm: Vm, handle: UUID, domid: int, nonce: UUID, *, created_ms: int) -
             yield Write(f"{top}/{path}", "", guest_owns)
         yield Write(f"{top}/control/platform-feature-multiprocessor-suspend", "1")
         yield Write(f"{top}/control/platform-feature-xs_reset_watches", "1")
+        for number in range(vm.vcpu_max):
+            yield Write(f"{top}/cpu/{number}/availability", _line(number, vm.vcpus))
+        yield Write(f"{top}/console/type", "xenconsoled")
+        yield Write(f"{top}/console/output", "pty")
+        yield Write(f"{top}/console/limit", _CONSOLE_LIMIT)
+        yield Write(f"{top}/console/tty", "")  # xenconsoled fills it in
+        if isinstance(vm.ty, Pv):
+            yield Write(f"{tree}/image/ostype", "linux")
         yield from _own_data(vm, top, guest_owns)
-        yield Remove(private(domid))
-        yield Write(f"{private(domid)}/machine", vm.id)
-        yield Write(f"{private(domid)}/created", str(created_ms))
-        yield Write(f"{private(domid)}/action", "discard")  # until it is whole
-        yield Write(f"{machine(handle)}/id", vm.id)
-        yield Write(f"{machine(handle)}/domid", str(domid))
+        yield from _notes(vm, handle, domid, created_ms)
         yield Remove(claim(nonce))
 
     return list(changes())
+
+
+def _notes(vm: Vm, handle: UUID, domid: int, created_ms: int) -> Iterator[Change]:
+    yield Remove(private(domid))
+    yield Write(f"{private(domid)}/machine", vm.id)
+    yield Write(f"{private(domid)}/created", str(created_ms))
+    yield Write(f"{private(domid)}/action", "discard")  # until it is whole
+    yield Write(f"{private(domid)}/console-kind", "ioemu" if isinstance(vm.ty, Hvm) else "xenconsoled")
+    yield Write(f"{machine(handle)}/id", vm.id)
+    yield Write(f"{machine(handle)}/domid", str(domid))
+
+
+def _vm_tree(vm: Vm, handle: UUID, guest_reads: tuple[str, ...], created_ms: int) -> Iterator[Change]:
+    tree = vm_tree(handle)
+    yield Remove(tree)
+    yield Mkdir(tree, guest_reads)
+    yield Write(f"{tree}/uuid", str(handle))
+    yield Write(f"{tree}/name", vm.name)
+    yield Write(f"{tree}/start_time", f"{created_ms // 1000}.{created_ms % 1000 // 10:02}")  # `xl uptime` reads it
 
 
 def _own_data(vm: Vm, top: str, guest_owns: tuple[str, ...]) -> Iterator[Change]:
@@ -123,6 +145,9 @@ def _own_data(vm: Vm, top: str, guest_owns: tuple[str, ...]) -> Iterator[Change]
     platform = dict(vm.platformdata)
     if isinstance(vm.ty, Hvm):
         platform = {"acpi": str(int(vm.ty.acpi)), "acpi_s3": "1", "acpi_s4": "1", **platform}
+        platform |= {
+            key: _DIGITS.get(platform[key].lower(), platform[key]) for key in _READ_BY_HVMLOADER & platform.keys()
+        }
         if vm.generation_id:
             platform.setdefault("generation-id", str(vm.generation_id))
     for key, value in sorted(platform.items()):
@@ -137,7 +162,6 @@ def _own_data(vm: Vm, top: str, guest_owns: tuple[str, ...]) -> Iterator[Change]
 def built(vm: Vm, handle: UUID, domid: int, rings: Rings, plan: MemoryPlan, *, timeoffset: str) -> list[Change]:
     """What a guest finds when it boots: its memory, its processors, its store and its console."""
     top, tree = domain(domid), vm_tree(handle)
-    console_kind = "ioemu" if isinstance(vm.ty, Hvm) else "xenconsoled"
 
     def changes() -> Iterator[Change]:
         yield Write(f"{top}/memory/static-max", str(plan.static_max_kib))
@@ -145,20 +169,11 @@ def built(vm: Vm, handle: UUID, domid: int, rings: Rings, plan: MemoryPlan, *, t
         yield Write(f"{top}/memory/videoram", str(plan.video_kib))
         yield Write(f"{top}/store/port", str(rings.store_port))
         yield Write(f"{top}/store/ring-ref", str(rings.store_frame))
-        for number in range(vm.vcpu_max):
-            yield Write(f"{top}/cpu/{number}/availability", _line(number, vm.vcpus))
-        yield Write(f"{top}/console/type", "xenconsoled")
-        yield Write(f"{top}/console/output", "pty")
-        yield Write(f"{top}/console/limit", _CONSOLE_LIMIT)
-        yield Write(f"{top}/console/tty", "")  # xenconsoled fills it in
         yield Write(f"{top}/console/port", str(rings.console_port))
         yield Write(f"{top}/console/ring-ref", str(rings.console_frame))
         if isinstance(vm.ty, Hvm):
             yield Write(f"{tree}/rtc/timeoffset", timeoffset)
-        if isinstance(vm.ty, Pv):
-            yield Write(f"{tree}/image/ostype", "linux")
         yield Write(f"{private(domid)}/target", str(plan.target_kib))
-        yield Write(f"{private(domid)}/console-kind", console_kind)
         yield Write(f"{private(domid)}/built", "1")
 
     return list(changes())

@@ -5,7 +5,8 @@
     control/shutdown = ""         the guest has read it: acknowledged
     the domain's shutdown flag    it has stopped, with one of the codes below
 
-A guest without the drivers for this has no such node to read: its power button is pressed, or Xen stops it.
+A guest without the drivers for this has no such node to read: its power button or its sleep button is pressed, or Xen
+stops it.
 Sources: xen/include/public/sched.h (SHUTDOWN_*), docs/misc/xenstore-paths.pandoc (control/shutdown).
 """
 
@@ -98,6 +99,8 @@ async def _acknowledged(world: World, path: str, timeout_s: float) -> bool:
 async def _tell(world: World, domid: int, reason: ShutdownReason) -> bool:
     if reason in (ShutdownReason.HALT, ShutdownReason.POWEROFF):
         await world.xc.send_trigger(domid, Trigger.POWER)
+    elif reason is ShutdownReason.S3:
+        await world.xc.send_trigger(domid, Trigger.SLEEP)
     elif reason in _CODES:
         await world.xc.shutdown(domid, _CODES[reason])
     return True

@@ -8,6 +8,7 @@ it is untrusted, and only so much of it is taken.
 import re
 from collections.abc import Sequence
 
+from xenops.errors import DoesNotExist, HypercallFailed
 from xenops.types.console import Console, ConsoleProtocol
 from xenops.types.vm import HALTED, DomainType, Hvm, PowerState, Pv, PvInPvh, Vm, VmState
 from xenopsd.backends.xen.domain import layout
@@ -31,6 +32,9 @@ _AGENT = {
     "data": 0,
     "data/service": 1,
 }
+_OWN, _OWN_DEPTH = "vm-data", 3
+_DEVICES = ("device/vbd", "device/vif")
+_Folder = tuple[str, list[str], int]  # below the domain's tree, the names in it, how much deeper to look
 _AGENT_KEYS, _AGENT_BYTES = 512, 64 << 10
 
 
@@ -48,16 +52,33 @@ class States:
             infos = await self._world.domains.infos([vm.id for vm in vms])
         return [await self._state(vm, info) for vm, info in zip(vms, infos, strict=True)]
 
+    async def power_state(self, vm: Vm) -> PowerState:
+        """The same, and no more than that: of xenstore nothing is read."""
+        info = await self._world.domains.info(vm.id)
+        return self._without_domain(vm).power_state if info is None else power_state(info)
+
+    def _without_domain(self, vm: Vm) -> VmState:
+        return _SUSPENDED if self._shelf.suspended(vm.id) is not None else HALTED
+
     async def _state(self, vm: Vm, info: DomainInfo | None) -> VmState:
         if info is None:
-            return _SUSPENDED if self._shelf.suspended(vm.id) is not None else HALTED
+            return self._without_domain(vm)
         told = self._world.trees.told.get(info.domid)
         if told is None:
             epoch = self._world.trees.epoch(info.domid)
             told = await self._read(vm, info.domid)
             if epoch == self._world.trees.epoch(info.domid):  # else it changed while we read
                 self._world.trees.told[info.domid] = told
-        return _render(vm, info, told)
+        return _render(vm, info, told, await self._timeoffset(vm, info.domid, told))
+
+    async def _timeoffset(self, vm: Vm, domid: int, told: Told) -> str:
+        """An HVM guest sets its clock by itself, and the hypervisor alone knows to what."""
+        if not isinstance(vm.ty, Hvm) or not told.timeoffset:
+            return told.timeoffset
+        try:
+            return str(await self._world.xc.get_clock(domid))
+        except (DoesNotExist, HypercallFailed):
+            return told.timeoffset
 
     async def _read(self, vm: Vm, domid: int) -> Told:
         top, private = layout.domain(domid), layout.private(domid)
@@ -73,7 +94,10 @@ class States:
             "uncooperative": f"{top}/memory/uncooperative",
             "timeoffset": f"{layout.vm_tree(handle_of(vm.id))}/rtc/timeoffset",
         }
-        keys = dict(zip(paths, await self._world.xs.read_many(list(paths.values())), strict=True))
+        folders = [f"{top}/{folder}" for folder in (*_DEVICES, *_AGENT, _OWN)]
+        values, names = await self._world.xs.look(list(paths.values()), folders)
+        keys = dict(zip(paths, values, strict=True))
+        listed = dict(zip((*_DEVICES, *_AGENT, _OWN), names, strict=True))
         terminal = keys["serial" if keys["console-kind"] == "ioemu" else "tty"]
         screen = self._world.device_models.screen(domid) if isinstance(vm.ty, Hvm) else None
         return Told(
@@ -85,40 +109,30 @@ class States:
             terminal=terminal if terminal and keys["built"] else "",
             screen=str(screen or ""),
             uncooperative=keys["uncooperative"] is not None,
-            connected=await self._connected(domid),
-            agent=await self._agent(top),
-            xsdata=await self._subtree(f"{top}/vm-data", "vm-data/", 3, _Budget()),
+            connected=await self._connected(top, listed),
+            agent=await self._leaves(top, [(folder, listed[folder], depth) for folder, depth in _AGENT.items()]),
+            xsdata=await self._leaves(top, [(_OWN, listed[_OWN], _OWN_DEPTH)]),
         )
 
-    async def _connected(self, domid: int) -> bool:
+    async def _connected(self, top: str, listed: dict[str, list[str]]) -> bool:
         """Whether any device's driver is at work in the guest."""
-        top = f"{layout.domain(domid)}/device"
-        paths = [
-            f"{top}/{kind}/{device}/state"
-            for kind in ("vbd", "vif")
-            for device in await self._world.xs.ls(f"{top}/{kind}")
-        ]
-        return "4" in await self._world.xs.read_many(paths)
+        fronts = [f"{top}/{kind}/{device}/state" for kind in _DEVICES for device in listed[kind]]
+        return bool(fronts) and "4" in await self._world.xs.read_many(fronts)
 
-    async def _agent(self, top: str) -> dict[str, str]:
+    async def _leaves(self, top: str, listed: list[_Folder]) -> dict[str, str]:
+        """The leaves below folders that a guest may write, by their names from the top of its tree."""
         budget = _Budget()
         found: dict[str, str] = {}
-        for folder, depth in _AGENT.items():
-            found |= await self._subtree(f"{top}/{folder}", f"{folder}/", depth, budget)
-        return found
-
-    async def _subtree(self, path: str, name: str, depth: int, budget: "_Budget") -> dict[str, str]:
-        """The leaves below a folder that a guest may write, by their names from the top of its tree."""
-        entries = (await self._world.xs.ls(path))[: budget.keys]
-        values = await self._world.xs.read_many([f"{path}/{entry}" for entry in entries])
-        found: dict[str, str] = {}
-        for entry, untrusted in zip(entries, values, strict=True):
-            if untrusted and not entry.startswith("platform-feature-") and budget.take(len(untrusted)):
-                found[name + entry] = untrusted.encode("utf-8", "replace").decode()
-        if depth:
-            for entry, untrusted in zip(entries, values, strict=True):
-                if not untrusted:
-                    found |= await self._subtree(f"{path}/{entry}", f"{name}{entry}/", depth - 1, budget)
+        while places := [(f"{at}/{name}", depth) for at, names, depth in listed for name in names][: budget.keys]:
+            values = await self._world.xs.read_many([f"{top}/{place}" for place, _ in places])
+            deeper: list[tuple[str, int]] = []
+            for (place, depth), untrusted in zip(places, values, strict=True):
+                if not untrusted and depth:
+                    deeper.append((place, depth - 1))
+                elif untrusted and "/platform-feature-" not in place and budget.take(len(untrusted)):
+                    found[place] = untrusted.encode("utf-8", "replace").decode()
+            _, names = await self._world.xs.look((), [f"{top}/{place}" for place, _ in deeper])
+            listed = [(place, each, depth) for (place, depth), each in zip(deeper, names, strict=True)]
         return found
 
 
@@ -136,7 +150,7 @@ class _Budget:
         return True
 
 
-def _render(vm: Vm, info: DomainInfo, told: Told) -> VmState:
+def _render(vm: Vm, info: DomainInfo, told: Told, timeoffset: str) -> VmState:
     consoles = [Console(protocol=ConsoleProtocol.VT100, path=told.terminal)] if told.terminal else []
     if told.screen:
         consoles.append(Console(protocol=ConsoleProtocol.RFB, path=told.screen))
@@ -149,7 +163,7 @@ def _render(vm: Vm, info: DomainInfo, told: Told) -> VmState:
         memory_limit=info.max_memory_kib << 10,
         vcpu_target=told.vcpus,
         shadow_multiplier_target=told.shadow_multiplier,
-        rtc_timeoffset=told.timeoffset,
+        rtc_timeoffset=timeoffset,
         uncooperative_balloon_driver=told.uncooperative,
         guest_agent=told.agent,
         xsdata_state=told.xsdata,

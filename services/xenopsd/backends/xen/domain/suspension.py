@@ -17,10 +17,10 @@ from xenops.errors import (
     StorageBackendError,
 )
 from xenops.types.disk import Disk, Local
-from xenops.types.vm import PowerState, Pv, Vm
+from xenops.types.vm import Hvm, PowerState, Pv, Vm
 from xenopsd.backends.port import Progress, ShutdownReason
 from xenopsd.backends.xen.builder.orders import Save, Suspended
-from xenopsd.backends.xen.domain import shutdown
+from xenopsd.backends.xen.domain import layout, shutdown
 from xenopsd.backends.xen.domain.shelf import Shelf
 from xenopsd.backends.xen.domain.shelf import Suspended as Note
 from xenopsd.backends.xen.domain.state import power_state
@@ -32,7 +32,7 @@ def image_path(disk: Disk) -> Path:
     """Where an image is. Raises `StorageBackendError`: no storage service is spoken to here."""
     if isinstance(disk, Local):
         return Path(disk.path)
-    raise StorageBackendError("NO_STORAGE_SERVICE", [f"{disk.name}: give a Local disk, a path in the control domain"])
+    raise StorageBackendError("NO_STORAGE_SERVICE", ["give a Local disk, a path in the control domain"])
 
 
 async def save(
@@ -67,8 +67,7 @@ async def save(
         async with world.builders.take() as builder:
             emulated = world.device_models.has(info.domid)
             await builder.save(order, suspend, log_dirty=log_dirty if emulated else None, progress=progress)
-        timeoffset = (await world.xs.read(f"/vm/{info.handle}/rtc/timeoffset")) or ""
-        shelf.put(vm.id, Note(memory_bytes=info.memory_kib << 10, timeoffset=timeoffset))
+        shelf.put(vm.id, await _noted(world, vm, info))
     except BaseException:
         await _wake(world, vm)
         raise
@@ -79,6 +78,13 @@ async def resume(world: World, shelf: Shelf, vm: Vm) -> None:
     await _in_state(world, vm, PowerState.SUSPENDED)
     await _wake(world, vm)
     shelf.drop(vm.id)
+
+
+async def _noted(world: World, vm: Vm, info: DomainInfo) -> Note:
+    """How large it is and should be, and what its clock says."""
+    target_kib = await world.xs.read(f"{layout.private(info.domid)}/target")
+    timeoffset = str(await world.xc.get_clock(info.domid)) if isinstance(vm.ty, Hvm) else ""
+    return Note(memory_bytes=info.memory_kib << 10, target_bytes=int(target_kib or 0) << 10, timeoffset=timeoffset)
 
 
 async def _in_state(world: World, vm: Vm, wanted: PowerState) -> DomainInfo:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short hypercalls as coroutines: typed, with units in their names, and off the event loop.
 
-A hypercall once issued is waited for, even by who is cancelled: afterwards the thing is done or not done. What takes
-seconds (building, saving, dumping) belongs to the builders, not here.
+A hypercall once issued is waited for, even by who is cancelled: afterwards the thing is done or not done. One that does not
+come back is given up after a while, and only who asked hears of it. What takes seconds (building, saving, dumping)
+belongs to the builders, not here.
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
+from xenops.errors import StepTimedOut
 from xenopsd.backends.xen.domctl import domain, host
 from xenopsd.backends.xen.domctl.facts import (
     EMULATE_ALL,
@@ -22,6 +25,7 @@ from xenopsd.backends.xen.domctl.facts import (
     Featureset,
     HvmParam,
     NumaNode,
+    Outfit,
     PhysInfo,
     Scheduling,
     Shutdown,
@@ -29,7 +33,8 @@ from xenopsd.backends.xen.domctl.facts import (
     VcpuInfo,
     Version,
 )
-from xenopsd.backends.xen.libxc import Threads, Xc
+from xenopsd.backends.xen.domctl.threads import Errand, Threads
+from xenopsd.backends.xen.libxc import Xc
 
 __all__ = [
     "EMULATE_ALL",
@@ -43,6 +48,7 @@ __all__ = [
     "Featureset",
     "HvmParam",
     "NumaNode",
+    "Outfit",
     "PhysInfo",
     "Scheduling",
     "Shutdown",
@@ -52,6 +58,10 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+CALL_S = 60.0  # nothing that works takes a tenth of it
+DESTROY_S = 600.0  # gives back the memory of a large guest page by page
 
 
 class Domctl:
@@ -64,14 +74,39 @@ class Domctl:
         """Close every handle. Idempotent."""
         await asyncio.shield(asyncio.to_thread(self._threads.close))
 
-    async def run(self, work: Callable[[Xc], R]) -> R:
-        """Several hypercalls in a row with one change of threads. Keep it short."""
-        future = asyncio.wrap_future(self._threads.submit(work))
+    async def run(
+        self,
+        work: Callable[[Xc], R],
+        *,
+        within_s: float = CALL_S,
+        put_back: Callable[[Xc, R], object] | None = None,
+    ) -> R:
+        """Several hypercalls in a row with one change of threads. Keep it short.
+
+        Raises `StepTimedOut` when it does not come back; should it do so later, `put_back` undoes it in its thread.
+        """
+        errand = self._threads.submit(work, put_back)
+        future = asyncio.wrap_future(errand.future)
         try:
-            return await asyncio.shield(future)
+            await asyncio.wait([future], timeout=within_s)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            if not (await asyncio.wait([future], timeout=within_s))[0]:
+                self._give_up(errand, future, within_s)
             raise
+        if not future.done() and (late := self._give_up(errand, future, within_s)) is not None:
+            raise late
+        return await future
+
+    def _give_up(self, errand: Errand[R], future: "asyncio.Future[R]", within_s: float) -> StepTimedOut | None:
+        """None when it came back at the last moment."""
+        late = StepTimedOut(errand.doing, within_s)
+        if not errand.give_up():
+            return None
+        future.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody else looks at it
+        if not errand.future.cancelled():
+            log.critical("%s: its thread is lost until the hypervisor answers", late)
+            self._threads.stuck()
+        return late
 
     # --- the host
 
@@ -121,11 +156,18 @@ class Domctl:
 
     async def create_domain(self, wanted: CreateDomain, domid: int = 0) -> int:
         """Make an empty, paused domain; its domid (any that is free, for 0)."""
-        return await self.run(lambda xc: domain.create(xc, wanted, domid))
+        return await self.run(
+            lambda xc: domain.create(xc, wanted, domid),
+            put_back=lambda xc, late: xc.on_domain(late, "xc_domain_destroy"),  # nobody else would ever find it
+        )
+
+    async def outfit(self, domid: int, given: Outfit) -> tuple[int, int]:
+        """Give an empty domain all that it needs before its memory is filled; the ports of its store and its console."""
+        return await self.run(lambda xc: domain.outfit(xc, domid, given))
 
     async def destroy(self, domid: int) -> None:
         """Destroy it; memory that others have mapped stays until they let go."""
-        await self.run(lambda xc: xc.on_domain(domid, "xc_domain_destroy"))
+        await self.run(lambda xc: xc.on_domain(domid, "xc_domain_destroy"), within_s=DESTROY_S)
 
     async def pause(self, domid: int) -> None:
         """Stop scheduling; pauses are counted."""
@@ -134,6 +176,10 @@ class Domctl:
     async def unpause(self, domid: int) -> None:
         """Take one pause back; on a running domain it does nothing."""
         await self.run(lambda xc: xc.on_domain(domid, "xc_domain_unpause"))
+
+    async def let_run(self, domid: int) -> None:
+        """Take back all pauses, whoever's they are."""
+        await self.run(lambda xc: domain.let_run(xc, domid))
 
     async def shutdown(self, domid: int, reason: Shutdown) -> None:
         """Shut it down at once, without asking the guest."""
@@ -239,6 +285,14 @@ class Domctl:
     async def get_hvm_param(self, domid: int, param: HvmParam) -> int:
         """A parameter of an HVM or PVH domain."""
         return await self.run(lambda xc: domain.get_hvm_param(xc, domid, param))
+
+    async def set_memory_map(self, domid: int, size_kib: int) -> None:
+        """How large a PV guest may become, in one piece."""
+        await self.run(lambda xc: domain.set_memory_map(xc, domid, size_kib))
+
+    async def get_clock(self, domid: int) -> int:
+        """How many seconds the clock of an HVM domain is from the host's."""
+        return await self.run(lambda xc: domain.get_clock(xc, domid))
 
     async def set_time_offset(self, domid: int, seconds: int) -> None:
         """How far its wall clock is from the host's."""

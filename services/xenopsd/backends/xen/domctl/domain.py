@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hypercalls about one domain, or all: what goes in and comes out, turned into our own words."""
 
+import struct
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from xenopsd.backends.xen.domctl.facts import (
     CreateDomain,
     DomainInfo,
     HvmParam,
+    Outfit,
     Scheduling,
     VcpuInfo,
 )
@@ -21,7 +23,10 @@ _HVM, _HAP, _OOS_OFF, _IOMMU, _NESTED_VIRT, _VPMU = (1 << n for n in (0, 1, 3, 5
 _NO_SHAREPT = 1
 _MSR_RELAXED = 1
 _IN_ONE_GO = 1024
+_PAUSES = 16
 _CREDIT, _CREDIT2 = 5, 6
+_RAM = struct.Struct("<QQI")  # a packed struct e820entry
+_CLOCK_RECORD, _CLOCK = 11, struct.Struct("=16xq")  # struct hvm_hw_rtc: rtc_offset at its end
 
 
 def create(xc: Xc, wanted: CreateDomain, domid: int) -> int:
@@ -68,6 +73,15 @@ def get_info(xc: Xc, domid: int) -> DomainInfo | None:
     raw = xc.ffi.new("struct xen_domctl_getdomaininfo *")
     count = xc.call("xc_domain_getinfolist", domid, 1, raw)
     return _info(raw) if count == 1 and raw.domain == domid else None
+
+
+def let_run(xc: Xc, domid: int) -> None:
+    """Xen counts pauses, and others may have stacked theirs upon ours."""
+    for _ in range(_PAUSES):
+        info = get_info(xc, domid)
+        if info is None or not info.paused:
+            return
+        xc.on_domain(domid, "xc_domain_unpause")
 
 
 def _info(raw: Any) -> DomainInfo:
@@ -184,6 +198,48 @@ def get_hvm_param(xc: Xc, domid: int, param: HvmParam) -> int:
     value = xc.ffi.new("uint64_t *")
     xc.on_domain(domid, "xc_hvm_param_get", int(param), value)
     return int(value[0])
+
+
+def set_memory_map(xc: Xc, domid: int, size_kib: int) -> None:
+    """What a PV guest finds when it asks how far its memory may grow; else it thinks of what it has, and 8 MiB."""
+    entry = xc.ffi.new("uint8_t[]", _RAM.pack(0, size_kib << 10, 1))
+    xc.on_domain(domid, "xc_domain_set_memory_map", xc.ffi.cast("struct e820entry *", entry), 1)
+
+
+def outfit(xc: Xc, domid: int, given: Outfit) -> tuple[int, int]:
+    """All that an empty domain gets before its memory is filled; the ports of its store and its console."""
+    xc.on_domain(domid, "xc_domain_max_vcpus", given.vcpus)
+    xc.on_domain(domid, "xc_domain_setmaxmem", given.max_memory_kib)
+    xc.on_domain(domid, "xc_domain_set_tsc_info", 0, 0, 0, 0)
+    apply_cpu_policy(xc, domid, None, restore=False, pae=True, itsc=False, nested=False)
+    if given.shadow_mib:
+        set_shadow_allocation(xc, domid, given.shadow_mib)
+    if given.time_offset_s:
+        xc.on_domain(domid, "xc_domain_set_time_offset", given.time_offset_s)
+    if given.memory_map_kib:
+        set_memory_map(xc, domid, given.memory_map_kib)
+    for param, value in given.hvm_params.items():
+        xc.on_domain(domid, "xc_hvm_param_set", int(param), value)
+    if given.scheduling is not None:
+        set_scheduling(xc, domid, given.scheduling)
+    for vcpu, cpus in given.affinity.items():
+        set_affinity(xc, domid, vcpu, Affinity.HARD, cpus)
+    store_port, console_port = (xc.on_domain(domid, "xc_evtchn_alloc_unbound", 0) for _ in range(2))
+    return store_port, console_port
+
+
+def get_clock(xc: Xc, domid: int) -> int:
+    """How far the clock of an HVM domain is from the host's: what it was set to, or what its guest has set since.
+
+    Raises `DoesNotExist` for one that has no vCPUs yet.
+    """
+    vcpu_info(
+        xc, domid, 0
+    )  # Xen 4.17 looks for the clock at the first vCPU, and goes down with the host when there is none
+    record = xc.ffi.new("uint8_t[]", _CLOCK.size)
+    xc.on_domain(domid, "xc_domain_hvm_getcontext_partial", _CLOCK_RECORD, 0, record, _CLOCK.size)
+    (offset_s,) = _CLOCK.unpack(bytes(record))
+    return int(offset_s)
 
 
 def test_assign_device(xc: Xc, domid: int, sbdf: int) -> bool:

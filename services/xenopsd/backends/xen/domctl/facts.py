@@ -2,7 +2,8 @@
 """What hypercalls are told and tell, in words: domains, vCPUs, the host."""
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 EMULATE_NOTHING = 0
@@ -90,6 +91,20 @@ class CreateDomain:
     max_grant_version: int = 2
     ssidref: int = 0
     cpupool_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outfit:
+    """What an empty domain is given before its memory is filled."""
+
+    vcpus: int
+    max_memory_kib: int
+    shadow_mib: int = 0
+    memory_map_kib: int = 0  # of a PV guest
+    time_offset_s: int = 0
+    hvm_params: Mapping[HvmParam, int] = field(default_factory=dict)
+    scheduling: "Scheduling | None" = None
+    affinity: Mapping[int, Collection[int]] = field(default_factory=dict)  # of each vCPU that has one
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,22 @@ class Nodes(ABC):
 
     async def ls(self, path: str) -> list[str]:
         """The names of a node's children; none when it is not there."""
-        request = Request(Operation.DIRECTORY, (path,))
-        [reply] = await self._ask([request])
+        return (await self.look((), (path,)))[1][0]
+
+    async def look(self, values: Sequence[str], folders: Sequence[str]) -> tuple[list[str | None], list[list[str]]]:
+        """The values of some nodes, and the names of the children of some, for the price of one question."""
+        reads = [Request(Operation.READ, (path,)) for path in values]
+        lists = [Request(Operation.DIRECTORY, (path,)) for path in folders]
+        replies = await self._ask([*reads, *lists])
+        found = [
+            payload(read, reply, allowed=_MISSING) for read, reply in zip(reads, replies[: len(reads)], strict=True)
+        ]
+        names = [await self._names(each, reply) for each, reply in zip(lists, replies[len(reads) :], strict=True)]
+        return [None if untrusted is None else text(untrusted) for untrusted in found], names
+
+    async def _names(self, request: Request, reply: Packet) -> list[str]:
         if reply.error == "E2BIG":
-            return await self._ls_in_parts(path)
+            return await self._ls_in_parts(request.subject)
         return strings(payload(request, reply, allowed=_MISSING) or b"")
 
     async def get_perms(self, path: str) -> Perms | None:
@@ -74,22 +86,11 @@ class Nodes(ABC):
 
     async def _look(self, paths: list[str], found: dict[str, str]) -> list[str]:
         """Note the values of these nodes; give the paths of their children."""
-        reads = [Request(Operation.READ, (path,)) for path in paths]
-        lists = [Request(Operation.DIRECTORY, (path,)) for path in paths]
-        replies = await self._ask([*reads, *lists])
         children: list[str] = []
-        for path, read, value, listing, names in zip(
-            paths, reads, replies[: len(paths)], lists, replies[len(paths) :], strict=True
-        ):
-            untrusted_value = payload(read, value, allowed=_MISSING)
-            if untrusted_value is None:
-                continue  # removed since its parent was listed
-            found[path] = text(untrusted_value)
-            if names.error == "E2BIG":
-                listed = await self._ls_in_parts(path)
-            else:
-                listed = strings(payload(listing, names, allowed=_MISSING) or b"")
-            children += [f"{path.rstrip('/')}/{name}" for name in listed]
+        for path, untrusted, names in zip(paths, *await self.look(paths, paths), strict=True):
+            if untrusted is not None:  # else it was removed since its parent was listed
+                found[path] = untrusted
+                children += [f"{path.rstrip('/')}/{name}" for name in names]
         return children
 
     async def _ls_in_parts(self, path: str) -> list[str]:
@@ -133,9 +134,11 @@ def said(changes: Iterable[Change]) -> list[Request]:
     return requests
 
 
+_MAY_BE_MISSING = {Operation.READ, Operation.DIRECTORY, Operation.DIRECTORY_PART, Operation.GET_PERMS, Operation.RM}
+
+
 def _allowed(request: Request) -> tuple[str, ...]:
-    may_be_missing = (Operation.READ, Operation.DIRECTORY, Operation.DIRECTORY_PART, Operation.GET_PERMS, Operation.RM)
-    return _MISSING if request.operation in may_be_missing else ()
+    return _MISSING if request.operation in _MAY_BE_MISSING else ()
 
 
 def payload(request: Request, reply: Packet, *, allowed: tuple[str, ...] = ()) -> bytes | None:

@@ -103,37 +103,40 @@ class Decoder:
 
     def __init__(self) -> None:
         self.broken = ""
-        self._inbox = bytearray()
+        self._inbox = b""
 
     def feed(self, untrusted_data: bytes) -> list[Packet]:
         """The packets that are complete now."""
         if self.broken:
             return []
-        self._inbox += untrusted_data
+        inbox = self._inbox + untrusted_data
         packets: list[Packet] = []
         at = 0
-        while len(self._inbox) - at >= _HEADER.size:
-            kind, request_id, transaction, length = _HEADER.unpack_from(self._inbox, at)
+        while len(inbox) - at >= _HEADER.size:
+            kind, request_id, transaction, length = _HEADER.unpack_from(inbox, at)
             operation = _OPERATIONS.get(kind)
             if operation is None or length > REPLY_LIMIT:
                 self.broken = f"a packet of type {kind} and {length} bytes cannot be"
                 break
             end = at + _HEADER.size + length
-            if end > len(self._inbox):
+            if end > len(inbox):
                 break
-            packets.append(Packet(operation, request_id, transaction, bytes(self._inbox[at + _HEADER.size : end])))
+            packets.append(Packet(operation, request_id, transaction, inbox[at + _HEADER.size : end]))
             at = end
-        del self._inbox[: len(self._inbox) if self.broken else at]
+        self._inbox = b"" if self.broken else inbox[at:]
         return packets
 
 
 def encode(request: Request, request_id: int, transaction: int = 0) -> bytes:
     """The bytes of a request. Raises `Unencodable`."""
-    payload = b"".join([_terminated(field) for field in request.fields]) + request.tail
+    said = raw("\0".join((*request.fields, "")))
+    if said.count(b"\0") != len(request.fields):
+        raise Unencodable("EINVAL", "a NUL inside a string would end it early")
+    payload = said + request.tail
     if len(payload) > PAYLOAD_LIMIT:
         # A daemon would close the connection for it.
         raise Unencodable("E2BIG", f"{len(payload)} bytes are more than the {PAYLOAD_LIMIT} that a packet can hold")
-    return encode_packet(Packet(request.operation, request_id, transaction, payload))
+    return _HEADER.pack(request.operation, request_id, transaction, len(payload)) + payload
 
 
 def encode_packet(packet: Packet) -> bytes:
@@ -170,10 +173,3 @@ def part(untrusted_payload: bytes) -> Part:
     last = names.endswith(b"\0\0") or names in (b"\0", b"")
     listed = names.removesuffix(b"\0") if last else names
     return Part(text(generation), strings(listed), len(listed), last)
-
-
-def _terminated(field: str) -> bytes:
-    encoded = raw(field)
-    if b"\0" in encoded:
-        raise Unencodable("EINVAL", "a NUL inside a string would end it early")
-    return encoded + b"\0"

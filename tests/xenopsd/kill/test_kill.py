@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""xenopsd is killed at each step of each operation, on the simulator; tests/xen/acceptance/test_kill.py does it on Xen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.xenopsd.kill.cases import Case, cases
+from tests.xenopsd.kill.lab import Lab, MortalStack, running
+from tests.xenopsd.kill.mortal import Death
+from tests.xenopsd.kill.story import tell
+from tests.xenopsd.machines import full_machine
+from xenops.types.disk import Local
+
+VM = "mortal-1"
+MACHINE = full_machine(VM)
+
+
+def all_of(image: Local) -> dict[str, Case]:
+    return {case.name: case for case in cases(VM, image, drive="xvda", interface="0")}
+
+
+POINTS = [(name, death) for name, case in all_of(Local(path="/")).items() for death in case.deaths(MACHINE)]
+At = tuple[asyncio.Runner, Lab]
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[At]:
+    """One stack for all deaths of this process."""
+    folder = tmp_path_factory.mktemp("kill")
+    log = folder / "stack.log"
+
+    @asynccontextmanager
+    async def lab() -> AsyncIterator[Lab]:
+        stack = MortalStack(folder / "var", log_to=log)
+        async with running(stack) as xenops:
+            yield Lab(stack, xenops, folder)
+
+    with asyncio.Runner() as runner:
+        context = lab()
+        made = runner.run(context.__aenter__())
+        yield runner, made
+        runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize(("name", "death"), POINTS, ids=[f"{name}-{death.words[5:]}" for name, death in POINTS])
+def test_killed(name: str, death: Death, at: At) -> None:
+    runner, lab = at
+    image = Local(path=str(lab.folder / "image"))
+
+    async def bounded() -> bool:
+        async with asyncio.timeout(50):
+            return await tell(lab, all_of(image)[name], MACHINE, image, death)
+
+    assert runner.run(bounded()), "xenopsd did not die there"
