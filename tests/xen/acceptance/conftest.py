@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.xen.acceptance import world
+from tests.xen.acceptance.desk import Office, Story
 
 TRACES = {
     "xenstore.txt": ["xenstore-ls", "-f"],
@@ -27,6 +28,20 @@ def host_as_before() -> Iterator[None]:
     yield
     if changes := world.settle(before):
         pytest.fail("the test left the host changed:\n" + "\n".join(changes), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    """The whole stack, for all stories of a file."""
+    opened = Office(tmp_path_factory.mktemp("office"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tell(office: Office, tmp_path: Path) -> Callable[[Story], None]:
+    """Tell a story at the desk of a stack that runs; afterwards no machine of it is left."""
+    return lambda story: office.tell(story, tmp_path)
 
 
 @pytest.hookimpl(wrapper=True)

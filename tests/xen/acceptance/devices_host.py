@@ -133,7 +133,7 @@ class Rooms:
         if kind == "linux":
             what = {"kernel": str(guests.LINUX_ELF), "memory": guests.LINUX_MEMORY_MIB}
             what |= {"ramdisk": str(guests.LINUX_INITRAMFS), "extra": guests.LINUX_CMDLINE}
-        config = xl.config(self.folder, name, type="pv", **what, **settings)
+        config = xl.config(self.folder, name, type="pv", **(what | settings))
         await asyncio.to_thread(xl.run, "create", *(["-p"] if paused else []), str(config))
         domid = domains.domids[name] = int(await asyncio.to_thread(xl.run, "domid", name))
         try:
@@ -204,4 +204,4 @@ def is_up(guest: console.Console) -> None:
 
 def gone(path: str) -> str:
     """For a guest: true as soon as there is no such file, which takes it a moment."""
-    return f"for n in 1 2 3 4 5 6 7 8 9; do test -e {path} || break; sleep 1; done; test ! -e {path}"
+    return f"for n in $(seq 50); do test -e {path} || break; sleep 1; done; test ! -e {path}"

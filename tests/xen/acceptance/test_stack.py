@@ -2,150 +2,116 @@
 """The whole stack on the real hypervisor, as an operator has it: five processes, one command line, xl beside it."""
 
 import asyncio
-import importlib.util
-import json
-import os
 import subprocess
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import xl
+from tests.xen.acceptance.command_line import CommandLine
+from tests.xen.acceptance.console import attached
+from tests.xen.acceptance.desk import Desk, Story, stack_module
 
-TOP = Path(__file__).parents[3]
-CLI = Path(sys.executable).parent / "xenops-cli"
-Story = Callable[["Desk"], Awaitable[None]]
-
-
-def _stack_module() -> Any:
-    spec = importlib.util.spec_from_file_location("stack", TOP / "deploy" / "local" / "stack.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stack"] = module
-    spec.loader.exec_module(module)
-    return module
+Tell = Callable[[Story], None]
 
 
-class Desk:
-    """Where the operator sits."""
-
-    def __init__(self, stack: Any, folder: Path) -> None:
-        self.stack, self.folder = stack, folder
-
-    async def say(self, *words: str) -> str:
-        """A command of xenops-cli that must succeed; what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            str(CLI),
-            *words,
-            env={**os.environ, "XENOPS_WHERE": str(self.stack.where_file)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 180)
-        assert process.returncode == 0, f"xenops-cli {' '.join(words)}: {err.decode()}"
-        return out.decode()
-
-    async def ask(self, *words: str) -> Any:
-        """The same, as data."""
-        return json.loads(await self.say(*words, "--json"))
-
-    async def state(self, name: str) -> dict[str, Any]:
-        """What a machine is."""
-        state: dict[str, Any] = (await self.ask("vm-stat", name))["state"]
-        return state
-
-    def config(self, name: str, **keys: Any) -> str:
-        """An xl configuration."""
-        path = self.folder / f"{name}.cfg"
-        path.write_text("".join(f"{key} = {value!r}\n" for key, value in {"name": name, **keys}.items()))
-        return str(path)
-
-    def image(self, name: str) -> str:
-        """A raw disk of a few megabytes."""
-        path = self.folder / name
-        with path.open("wb") as file:
-            file.truncate(4 << 20)
-        return str(path)
-
-
-@pytest.fixture
-def tell(tmp_path: Path) -> Callable[[Story], None]:
-    """Tell a story at the desk of a stack that runs."""
-
-    def told(story: Story) -> None:
-        async def run() -> None:
-            stack = _stack_module().Stack(
-                tmp_path / "var",
-                log_to=tmp_path / "stack.log",
-                backend="xen",
-                ready_s=180.0,
-                further=(f"--xen-run-dir={tmp_path / 'run'}", "--xen-helpers=1", "--xen-minimum-reboot-delay=0"),
-            )
-            await stack.start()
-            try:
-                await story(Desk(stack, tmp_path))
-            finally:
-                await stack.stop()
-
-        asyncio.run(run())
-
-    return told
-
-
-def test_a_guests_whole_life(tell: Callable[[Story], None]) -> None:
+def test_a_guests_whole_life(tell: Tell) -> None:
     async def story(desk: Desk) -> None:
-        config = desk.config(
+        config = desk.linux(
             "linux",
-            kernel=str(guests.LINUX_ELF),
-            ramdisk=str(guests.LINUX_INITRAMFS),
-            extra=guests.LINUX_CMDLINE,
-            memory=guests.LINUX_MEMORY_MIB,
-            vcpus=1,
+            maxmem=guests.LINUX_MEMORY_MIB + 32,
+            maxvcpus=2,
+            cpu_weight=512,
+            cap=180,
             disk=[f"{desk.image('root.img')},raw,xvda,rw"],
             vif=[f"bridge={guests.BRIDGE}"],
         )
-        await desk.say("add", config)
-        await desk.say("start", "linux")
-        state = await desk.state("linux")
-        assert state["power_state"] == "Running"
-        assert "linux" in await asyncio.to_thread(xl.names)
-        await desk.say("console", "linux", "--expect", guests.LINUX_UP, "--timeout", "120")
+        await desk.say("create", config)
+        await desk.up("linux")
+        domid = await desk.domid("linux")
+        await _seen_by_xl("linux")
+        scheduling = await asyncio.to_thread(xl.run, "sched-credit2", "-d", "linux")
+        assert scheduling.split()[-2:] == ["512", "180"]
         await desk.say("vbd-add", "--plug", "linux", f"file:{desk.image('more.img')},xvdb,w")
         assert all(each["state"]["plugged"] for each in await desk.ask("vbd-list", "linux"))
         await desk.say("vbd-unplug", "linux.xvdb")
-        await desk.say("pause", "linux")
-        assert (await desk.state("linux"))["power_state"] == "Paused"
-        await desk.say("unpause", "linux")
+        await desk.say("vcpu-set", "linux", "2")
+        with attached(domid) as console:
+            online = "until echo 1 > /sys/devices/system/cpu/cpu1/online; do sleep 1; done 2> /dev/null; nproc"
+            assert await asyncio.to_thread(console.run, online) == "2"
+        larger = guests.LINUX_MEMORY_MIB + 24  # more than it began with
+        await desk.say("mem-set", "linux", str(larger))
+        with attached(domid) as console:
+            grown = f"until [ $(cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb) -ge {larger << 10} ]; "
+            await asyncio.to_thread(console.run, grown + "do sleep 1; done")
+        await desk.say("checkpoint", "linux", "--file", str(desk.folder / "then"))
         image = desk.folder / "memory"
         await desk.say("suspend", "linux", "--block-device", str(image))
         assert (await desk.state("linux"))["power_state"] == "Suspended"
         await desk.say("resume", "linux", "--block-device", str(image))
-        assert (await desk.state("linux"))["power_state"] == "Running"
-        await desk.say("shutdown", "linux", "--timeout", "60")
-        assert (await desk.state("linux"))["power_state"] == "Halted"
-        await desk.say("remove", "linux")
+        with attached(await desk.domid("linux")) as console:
+            assert await asyncio.to_thread(console.run, "nproc") == "2"
+        assert (await desk.state("linux"))["memory_target"] == larger << 20
+        await asyncio.to_thread(xl.run, "shutdown", "linux")  # xl asks, and we see to what becomes of it
+        await desk.until("linux", power_state="Halted")
 
     tell(story)
 
 
-def test_machines_live_through_the_death_of_xenopsd_and_others_are_left_alone(
-    tell: Callable[[Story], None], tmp_path: Path
-) -> None:
+async def _seen_by_xl(name: str) -> None:
+    """xl's tools have their answers of our domain."""
+    for words in (["list", name], ["vcpu-list", name], ["uptime", name], ["block-list", name], ["network-list", name]):
+        out = await asyncio.to_thread(xl.run, *words)
+        assert len(out.splitlines()) > 1, (words, out)
+    domid = await asyncio.to_thread(xl.run, "domid", name)
+    assert await asyncio.to_thread(xl.run, "domname", domid.strip()) == f"{name}\n"
+
+
+def test_an_emulated_guest(tell: Tell) -> None:
+    """As examples/myfirstvm.cfg has it, with a disk and a drive, in memory of this host's size."""
+
+    async def story(desk: Desk) -> None:
+        disk = desk.image("root.img", guests.HVM_DISK.read_bytes())
+        config = desk.config(
+            "emulated",
+            builder="hvmloader",
+            boot="dc",
+            memory=guests.HVM_MEMORY_MIB,
+            disk=[f"file:{disk},hda,w", ",hdb:cdrom,r"],
+            vif=[f"mac=00:16:3E:74:3d:77,model=rtl8139,bridge={guests.BRIDGE}"],
+            on_poweroff="destroy",
+            on_reboot="restart",
+        )
+        await desk.say("create", config)
+        assert (await desk.screen("emulated")).startswith(b"RFB 003.008\n")
+        await desk.up("emulated", guests.HVM_UP)
+        await _seen_by_xl("emulated")
+        await desk.say("cd-insert", "emulated.hdb", desk.image("cd.iso"))
+        [drive] = [each for each in await desk.ask("vbd-list", "emulated") if each["vbd"]["position"] == "hdb"]
+        assert drive["state"]["backend_present"]["path"].endswith("cd.iso")
+        await desk.say("cd-eject", "emulated.hdb")
+        await desk.say("pause", "emulated")
+        await desk.say("unpause", "emulated")
+        first = await desk.domid("emulated")
+        await desk.say("console", "emulated", "--send", guests.HVM_RESET.decode(), "--timeout", "1")
+        state = await desk.until_other("emulated", first)
+        assert state["power_state"] == "Running"
+        await desk.up("emulated", guests.HVM_UP)
+        await desk.say("console", "emulated", "--send", guests.HVM_POWEROFF.decode(), "--timeout", "1")
+        await desk.until("emulated", power_state="Halted")
+
+    tell(story)
+
+
+def test_machines_live_through_the_death_of_xenopsd_and_others_are_left_alone(tmp_path: Path) -> None:
     async def story(desk: Desk) -> None:
         theirs = xl.config(tmp_path, "foreign", kernel=str(guests.GRUB_PV), memory=guests.GRUB_MEMORY_MIB)
         with xl.domain(theirs, "-p") as foreign:
             before = await asyncio.to_thread(xl.store, "ls", f"/local/domain/{foreign}")
             # GRUB looks for keys without end: it gets a fifth of the processor.
             config = desk.config("grub", kernel=str(guests.GRUB_PV), memory=guests.GRUB_MEMORY_MIB, cap=20)
-            await desk.say("add", config)
-            await desk.say("start", "grub")
-            [domid] = (await desk.state("grub"))["domids"]
+            await desk.say("create", config)
+            domid = await desk.domid("grub")
             part = await desk.stack.kill("xenopsd")
             await desk.stack.start_again(part)
             state = await desk.state("grub")
@@ -153,10 +119,30 @@ def test_machines_live_through_the_death_of_xenopsd_and_others_are_left_alone(
             assert state["consoles"]
             assert [each["vm"]["name"] for each in await desk.ask("list")] == ["grub"]
             await desk.say("reboot", "grub")
-            [again] = (await desk.state("grub"))["domids"]
-            assert again != domid
+            assert await desk.domid("grub") != domid
             await desk.say("shutdown", "grub")
             await desk.say("remove", "grub")
             assert await asyncio.to_thread(xl.store, "ls", f"/local/domain/{foreign}") == before
 
-    tell(story)
+    async def run() -> None:
+        stack = stack_module().Stack(
+            tmp_path / "var",
+            log_to=tmp_path / "stack.log",
+            backend="xen",
+            ready_s=180.0,
+            further=(f"--xen-run-dir={tmp_path / 'run'}", "--xen-helpers=1", "--xen-minimum-reboot-delay=0"),
+        )
+        commands = CommandLine(tmp_path)
+        await stack.start()
+        try:
+            await story(Desk(stack, tmp_path, commands))
+        finally:
+            await stack.stop()
+            commands.close()
+
+    asyncio.run(run())
+
+
+def test_the_command_itself_is_installed() -> None:
+    done = subprocess.run(["xenops-cli", "version"], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout

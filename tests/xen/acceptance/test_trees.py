@@ -18,7 +18,14 @@ from tests.xen.acceptance import xl
 
 TABLE = Path(__file__).parents[3] / "docs" / "xenstore.md"
 KERNELS = {"pv": guests.GRUB_PV, "pvh": guests.GRUB_PVH}
-OWN = {"domain/name", "vm/name", "domain/domid", "domain/console/ring-ref", "domain/store/ring-ref"}  # no two are alike
+OWN = {
+    "domain/name",
+    "vm/name",
+    "vm/start_time",
+    "domain/domid",
+    "domain/console/ring-ref",
+    "domain/store/ring-ref",
+}  # no two are alike
 ROW = re.compile(r"^\| `([^`]+)` \| (ours|xl's|both) \|", re.MULTILINE)
 
 

@@ -80,6 +80,7 @@ def qemu_arguments(
         *("-netdev", "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
         *("-device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,romfile="),
         *("-netdev", peers, "-device", "virtio-net-pci,netdev=n1,mac=52:54:00:00:01:01,romfile="),
+        *("-object", "rng-builtin,id=r0", "-device", "virtio-rng-pci,rng=r0,vectors=0"),  # to be given to a guest
         *(("-loadvm", SNAPSHOT) if restore else ()),
     ]
 
