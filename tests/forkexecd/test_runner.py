@@ -133,13 +133,13 @@ def test_a_program_that_does_not_read_its_stdin_is_no_trouble() -> None:
 
 
 def test_over_its_time_a_program_is_asked_to_stop() -> None:
-    ended = run(sh("trap 'echo goodbye; exit 7' TERM; while :; do sleep 0.05; done", timeout_s=0.5))
+    ended = run(sh("trap 'echo goodbye; exit 7' TERM; while :; do sleep 0.05; done", timeout_s=2.0))
     assert (ended.timed_out, ended.code, ended.stdout) == (True, 7, b"goodbye\n")
 
 
 def test_who_ignores_sigterm_is_killed_with_its_whole_group() -> None:
     # A new interpreter of each would cost a second; the shell's child inherits the ignored signal.
-    ended = run(sh("trap '' TERM; sleep 1000 & echo $!; wait", timeout_s=0.5), kill_after_s=0.3)
+    ended = run(sh("trap '' TERM; sleep 1000 & echo $!; wait", timeout_s=2.0), kill_after_s=0.3)
     assert (ended.timed_out, ended.signal) == (True, signal.SIGKILL)
     assert has_ended(int(ended.stdout))
 
