@@ -74,9 +74,9 @@ def hardware(stage: Stage, address: PciAddress = NIC, *, pciback: bool = True) -
     return bus
 
 
-def room(stage: Stage) -> tuple[XenPci, Calls]:
+def room(stage: Stage, *, let_go_s: float = 0.2) -> tuple[XenPci, Calls]:
     stage.xc = calls = Calls()
-    return XenPci(stage, sysfs=stage.sysfs, let_go_s=20.0, meet_s=0.0), calls  # type: ignore[arg-type]
+    return XenPci(stage, sysfs=stage.sysfs, let_go_s=let_go_s, meet_s=0.0), calls  # type: ignore[arg-type]
 
 
 def pci(vm: Vm, position: int = 0, address: PciAddress = NIC) -> Pci:
@@ -191,11 +191,11 @@ def test_without_an_iommu_it_takes_a_setting_and_a_pv_guest(play: Play) -> None:
 
 def test_a_guest_with_a_driver_is_asked_to_let_go(play: Play) -> None:
     async def story(stage: Stage, actors: Actors) -> None:
-        vm, (at, calls) = await stage.guest("user"), room(stage)
+        vm, (at, calls) = await stage.guest("user"), room(stage, let_go_s=30.0)
         hardware(stage)
         await at.plug(vm, pci(vm))
         back = f"/local/domain/0/backend/pci/{stage.domains.require(vm.id)}/0"
-        await stage.xs.write(f"{back}/state", "4")
+        await stage.xs.wait_for([f"{back}/state"], lambda values: list(values.values()) == ["4"], 30)
         unplugging = asyncio.create_task(at.unplug(vm, pci(vm)))
         asked = [f"{back}/state", f"{back}/state-0"]
         await stage.xs.wait_for(asked, lambda values: list(values.values()) == ["7", "5"], 10)
