@@ -16,7 +16,7 @@ from forkexecd.metrics import Metrics
 from forkexecd.runner import Runner
 from xenops.bus.port import Bus
 from xenops.events import Change
-from xenops.service.bus import announce, connected, describe
+from xenops.service.bus import alone, announce, connected, describe
 from xenops.service.log import configure
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
@@ -58,6 +58,7 @@ async def serve(
     info = describe(PROGRAM, settings, instance=PROGRAM, queue=f"forkexec.{settings.host}", features=["run"])
     runner = Runner(guard, Metrics(registry), limit=settings.max_programs, kill_after_s=settings.kill_after)
     answers = Answers(info, runner, registry=registry)
+    await alone(bus, info)
     serving = await bus.serve(info.queue, answers.answer)
     await announce(bus, info, Change.ADDED)
     log.info("serving %s, at most %d programs at once", info.queue, settings.max_programs)

@@ -15,7 +15,7 @@ from vncproxy.metrics import Metrics
 from vncproxy.relay import Relay
 from xenops.bus.port import Bus
 from xenops.events import Change, pattern
-from xenops.service.bus import announce, connected, describe
+from xenops.service.bus import alone, announce, connected, describe
 from xenops.service.log import configure
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
@@ -54,6 +54,7 @@ async def serve(
     events = pattern(settings.host, settings.instance)
     listening = await bus.subscribe([events], watch.heed, on_gap=watch.lose_track)
     following = asyncio.create_task(watch.follow())
+    await alone(bus, info)
     serving = await bus.serve(info.queue, dispatcher(info, watch, relay, registry=registry).answer)
     await announce(bus, info, Change.ADDED)
     log.info("serving %s; the machines are those of %s", info.queue, settings.asked)

@@ -27,7 +27,7 @@ from xenops.errors import Fault
 from xenops.events import Change, Kind
 from xenops.interfaces import xenops
 from xenops.rpc import Dispatcher
-from xenops.service.bus import announce, connected, describe, request_metrics
+from xenops.service.bus import alone, announce, connected, describe, request_metrics
 from xenops.service.log import configure
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
@@ -250,6 +250,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
             asyncio.create_task(kept_up("housekeeping", daemon.housekeeping)),
         ]
         at_end.push_async_callback(_cancel, background)
+        await alone(bus, daemon.info, limit=settings.request_limit)
         serving = await bus.serve(daemon.info.queue, daemon.dispatcher(stop).answer, limit=settings.request_limit)
         await announce(bus, daemon.info, Change.ADDED)
         at_end.enter_context(found_by_clients(settings, daemon.info))

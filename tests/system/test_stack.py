@@ -12,7 +12,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from deploy.local.stack import Part, Stack
+from deploy.local.stack import BIN, Part, Stack
 from tests.xenopsd.machines import plain_vm
 from xenops.client import Xenops, connect
 from xenops.errors import DeadlineExceeded, HookFailed
@@ -220,6 +220,25 @@ def test_two_instances_on_one_host_leave_each_other_alone(tmp_path: Path) -> Non
             assert [it.vm.id for it in await xenops.VM.list()] == ["vm-1"]
             assert [it.vm.id for it in await other.VM.list()] == ["vm-2"]
             assert (await other.query()).instance == "second"
+
+    with_stack(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("program", "way_out"), [("xenopsd", "--instance"), ("forkexecd", "--host"), ("vncproxy", "--host")]
+)
+def test_no_second_one_takes_half_of_the_requests(tmp_path: Path, program: str, way_out: str) -> None:
+    async def work(stack: Stack, found: Where, xenops: Xenops) -> None:
+        words = [f"--amqp-url-file={tmp_path / 'amqp-url'}"]
+        if program == "xenopsd":
+            words.append(f"--state-dir={tmp_path / 'second'}")
+        ended = await asyncio.to_thread(
+            subprocess.run, [str(BIN / program), *words], capture_output=True, text=True, timeout=40
+        )
+        assert ended.returncode == 1, ended.stderr
+        assert f"another {program} serves the queue" in ended.stderr
+        assert way_out in ended.stderr
+        assert (await xenops.query()).queue == found.queue  # the first goes on
 
     with_stack(tmp_path, work)
 

@@ -44,6 +44,21 @@ async def test_a_bus_calls_its_own_queue(world: World) -> None:
 
 
 @scenario
+async def test_how_many_serve_a_queue(world: World) -> None:
+    one, two, asking, queue = await world.bus(), await world.bus(), await world.bus(), name("counted")
+    assert await asking.servers(queue) == 0
+    first = await one.serve(queue, echo)
+    assert await asking.servers(queue) == 1
+    second = await two.serve(queue, echo)
+    assert await asking.servers(queue) == 2
+    await first.cancel()
+    assert await asking.servers(queue) == 1
+    await second.cancel()
+    assert await asking.servers(queue) == 0  # declared, and nobody there
+    assert await (await world.bus(connected=False)).servers(queue) == 0
+
+
+@scenario
 async def test_big_bodies_go_both_ways(world: World) -> None:
     server, client, queue = await world.bus(), await world.bus(), name("big")
     await server.serve(queue, echo)

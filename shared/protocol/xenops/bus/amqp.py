@@ -26,7 +26,7 @@ from xenops.bus import meters
 from xenops.bus.calls import Call, Calls
 from xenops.bus.link import Lane, Link, close_link, open_link
 from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
-from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed
+from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed, open_queue
 from xenops.bus.untrusted import message
 from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
@@ -110,6 +110,18 @@ class AmqpBus:
 
     async def serve(self, queue: str, answer: Answer, *, prefetch: int = 256, limit: int = 10000) -> Subscription:
         return await self._begin(Served(self, queue, answer, prefetch, limit))
+
+    async def servers(self, queue: str, *, limit: int = 10000) -> int:
+        link = self._link
+        if link is None or not self._up.is_set():
+            return 0
+        try:
+            lane, count = await open_queue(link, queue, limit, lambda _: None)
+        except AMQPError as error:
+            log.debug("how many serve %s cannot be told: %r", queue, error)  # `serve` meets it as well, and mends it
+            return 0
+        lane.close()
+        return count
 
     async def publish(self, routing_key: str, message: Message) -> None:
         link, out = self._link, self._out

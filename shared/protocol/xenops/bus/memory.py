@@ -277,6 +277,9 @@ class MemoryBus:
     async def serve(self, queue: str, answer: Answer, *, prefetch: int = 256, limit: int = 10000) -> Subscription:
         return self._begin(_Served(self, queue, answer, prefetch, limit))
 
+    async def servers(self, queue: str, *, limit: int = 10000) -> int:
+        return len(self.switch.declare(queue, limit).servers) if self._up.is_set() else 0
+
     async def publish(self, routing_key: str, message: Message) -> None:
         if self._up.is_set():
             event = replace(message, routing_key=routing_key)

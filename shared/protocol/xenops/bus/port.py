@@ -79,6 +79,9 @@ class Bus(Protocol):
         requests are refused with `Busy`.
         """
 
+    async def servers(self, queue: str, *, limit: int = 10000) -> int:
+        """Declare the durable `queue`, as `serve` will, and tell how many serve it now; 0 without a connection."""
+
     async def publish(self, routing_key: str, message: Message) -> None:
         """Send an event to the topic exchange; while disconnected it is dropped and counted, as events coalesce."""
 

@@ -75,13 +75,8 @@ class Served:
 
     async def declare(self, link: Link) -> None:
         """Declare the queue on this connection and consume from it."""
-        try:
-            lane = await self._open(link, passive=False)
-        except ChannelClosedByBroker as error:
-            if error.reply_code != _PRECONDITION_FAILED:
-                raise
-            log.warning("the queue %s was declared with other limits; delete it to have ours: %s", self._queue, error)
-            lane = await self._open(link, passive=True)
+        lane, _ = await open_queue(link, self._queue, self._limit, self._closed)
+        await lane.ask(lambda done: lane.channel.basic_qos(prefetch_count=self._prefetch, callback=done))
         self._lane, self._acks = lane, Acks()
 
         def receive(_: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
@@ -92,22 +87,6 @@ class Served:
         )
         if self._cancelled:
             lane.close()
-
-    async def _open(self, link: Link, *, passive: bool) -> Lane:
-        lane = await Lane(link, self._closed).open()
-        await lane.ask(lambda done: lane.channel.basic_qos(prefetch_count=self._prefetch, callback=done))
-        arguments: dict[str, Any] = {
-            "x-max-length": self._limit,
-            "x-overflow": "reject-publish",
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": DEAD_QUEUE,
-        }
-        await lane.ask(
-            lambda done: lane.channel.queue_declare(
-                self._queue, durable=True, passive=passive, arguments=arguments, callback=done
-            )
-        )
-        return lane
 
     def _closed(self, error: BaseException) -> None:
         lane, self._lane = self._lane, None
@@ -244,6 +223,40 @@ class Subscribed:
     async def abandon(self) -> None:
         """Receive nothing more, without a word to the broker."""
         self._cancelled = True
+
+
+async def open_queue(
+    link: Link, queue: str, limit: int, on_closed: Callable[[BaseException], None]
+) -> tuple[Lane, int]:
+    """A channel on which this queue of requests was declared, and how many consume from it now.
+
+    A queue that exists with other limits is taken as it is: it may hold requests.
+    """
+    try:
+        return await _declared(link, queue, limit, on_closed, passive=False)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _PRECONDITION_FAILED:
+            raise
+        log.warning("the queue %s was declared with other limits; delete it to have ours: %s", queue, error)
+        return await _declared(link, queue, limit, on_closed, passive=True)
+
+
+async def _declared(
+    link: Link, queue: str, limit: int, on_closed: Callable[[BaseException], None], *, passive: bool
+) -> tuple[Lane, int]:
+    lane = await Lane(link, on_closed).open()
+    arguments: dict[str, Any] = {
+        "x-max-length": limit,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": DEAD_QUEUE,
+    }
+    ok = await lane.ask(
+        lambda done: lane.channel.queue_declare(
+            queue, durable=True, passive=passive, arguments=arguments, callback=done
+        )
+    )
+    return lane, int(ok.method.consumer_count)
 
 
 async def stop_consuming(lane: Lane, tag: str) -> None:

@@ -5,6 +5,7 @@
     bus = await connected(settings, "xenopsd", stop)    # metrics served, then connected; None if stopped before that
     info = describe("xenopsd", settings, instance="simulator", queue="xenops.h.simulator", features=[...])
     dispatcher = Dispatcher([...], observe=request_metrics("xenopsd"))
+    await alone(bus, info)                              # exits if another one serves that queue
     await bus.serve(info.queue, dispatcher.answer)
     await announce(bus, info, Change.ADDED)             # the `service` event; REMOVED before a clean stop
 
@@ -30,13 +31,17 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from xenops import wire
 from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import Bus, Message
+from xenops.errors import Fault
 from xenops.events import Change, Event, Kind, encode, topic
+from xenops.interfaces.xenops.general import General
+from xenops.rpc import stub
 from xenops.service.metrics import build_info, serve_metrics
 from xenops.service.settings import Settings, SettingsError
 from xenops.types.service import ServiceInfo
 
 log = logging.getLogger(__name__)
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
+_NEIGHBOUR_S = 2.0
 _BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
@@ -135,6 +140,28 @@ def describe(
         instance=instance,
         queue=queue,
     )
+
+
+async def alone(bus: Bus, info: ServiceInfo, *, limit: int = 10000) -> None:
+    """Exit with a word to the operator if another process answers on our queue: each of us would get half of the requests.
+
+    One that is counted but does not answer has died with its host, and the switch has not noticed yet: no reason to wait.
+    """
+    if await bus.servers(info.queue, limit=limit) == 0:
+        return
+    try:
+        other = await stub(General, bus, info.queue, timeout_s=_NEIGHBOUR_S).query()
+    except Fault as fault:
+        log.warning("somebody else consumes from %s but does not answer: %s", info.queue, fault)
+        return
+    log.error(
+        "another %s serves the queue %s (instance id %s): stop it, or give this one another %s",
+        other.name,
+        info.queue,
+        other.instance_id,
+        "--instance" if info.queue.endswith(f".{info.instance}") else "--host",
+    )
+    raise SystemExit(1)
 
 
 async def announce(bus: Bus, info: ServiceInfo, change: Change) -> None:
