@@ -15,6 +15,7 @@ from pathlib import Path
 
 from message_switch.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.switch import HIGH_WATER, Switch
+from xenops.intake import Intake
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _TICK_S = 0.5
 _PEER = struct.Struct("iII")
 
 
-class Connection(asyncio.Protocol):
+class Connection(Intake):
     """Bytes between one socket and its session."""
 
     def __init__(self, server: "Server", kind: str) -> None:

@@ -23,17 +23,20 @@ from xenops.types.service import ServiceInfo
 log = logging.getLogger(__name__)
 _ASK_S = 30.0
 _LOOK_S = 5.0  # for a caller who waits
+_CALM_S = 1.0  # a machine that starts changes several times: asked once
 
 
 class Watch:
     """Keeps `consoles` true by asking xenopsd what its events leave open."""
 
-    def __init__(self, bus: Bus, queue: str, metrics: Metrics, *, retry_s: float = 1.0) -> None:
+    def __init__(
+        self, bus: Bus, queue: str, metrics: Metrics, *, retry_s: float = 1.0, calm_s: float = _CALM_S
+    ) -> None:
         self.consoles = Consoles()
         self._listing = stub(VM, bus, queue, timeout_s=_ASK_S)
         self._looking = stub(VM, bus, queue, timeout_s=_LOOK_S)
-        self._metrics, self._retry_s, self._queue = metrics, retry_s, queue
-        self._news = asyncio.Event()
+        self._metrics, self._retry_s, self._calm_s, self._queue = metrics, retry_s, calm_s, queue
+        self._news, self._asking = asyncio.Event(), asyncio.Lock()
 
     def heed(self, event: Message) -> None:
         """Take an event of xenopsd."""
@@ -49,17 +52,36 @@ class Watch:
         """Ask whatever is open, for ever; while xenopsd does not answer, ask again from time to time."""
         while True:
             self._news.clear()
-            question = self.consoles.ask()
-            if question is None:
+            if await self._ask():
                 await self._news.wait()
-                continue
-            try:
-                await self._settle(question)
-            except Fault as fault:
-                log.warning("the consoles are not known for the moment: %s", fault)
-                self.consoles.ask_again(question)
+                await asyncio.sleep(self._calm_s)
+            else:
                 await asyncio.sleep(self._retry_s)
-            self._metrics.consoles.set(len(self.consoles.list()))
+
+    async def settle(self) -> None:
+        """See to it that all consoles are known as they are now, or as they were last if xenopsd is away."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._ask()
+        except TimeoutError:
+            log.warning("the consoles may have changed: %s does not answer", self._queue)
+
+    async def _ask(self) -> bool:
+        """Ask all that is open; false when there was no answer."""
+        async with self._asking:
+            while (question := self.consoles.ask()) is not None:
+                try:
+                    await self._answered(question)
+                except Fault as fault:
+                    log.warning("the consoles are not known for the moment: %s", fault)
+                    self.consoles.ask_again(question)
+                    return False
+                except asyncio.CancelledError:
+                    self.consoles.ask_again(question)
+                    raise
+                finally:
+                    self._metrics.consoles.set(len(self.consoles.list()))
+        return True
 
     async def look(self, vm: str) -> None:
         """See to it that one VM's consoles are known as they are now, or as they were last if xenopsd is away."""
@@ -71,7 +93,7 @@ class Watch:
         except ServiceFault as fault:
             log.warning("the consoles of %s may have changed: %s", vm, fault)
 
-    async def _settle(self, question: str | Question) -> None:
+    async def _answered(self, question: str | Question) -> None:
         if isinstance(question, Question):
             self.consoles.learn_all(await self._listing.list())
             log.info("%s has %d consoles", self._queue, len(self.consoles.list()))
@@ -90,6 +112,7 @@ class ConsoleService:
 
     async def list(self) -> list[VmConsole]:
         """The consoles of all running machines."""
+        await self._watch.settle()
         return self._watch.consoles.list()
 
     async def open(self, vm: str, protocol: ConsoleProtocol = ConsoleProtocol.VT100) -> ConsoleRoute:

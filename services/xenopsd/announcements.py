@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells the outside what changed: wakes long polls at once, and publishes events a moment later.
 
-Publishing gathers changes for a moment, so that a storm of them becomes one event an object. It must never hold up
-the work whose changes it tells of.
+Publishing gathers changes for a moment, and for longer while they go on coming, so that a storm of them becomes few
+events. It must never hold up the work whose changes it tells of.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from xenopsd.updates import Updates
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.02
+GATHER_S, MOST_GATHER_S = 0.02, 0.2
+CALM_S = 0.5  # after which the next change is told without delay again
 Describe = Callable[[Kind, str], Awaitable[dict[str, object]]]  # what an event says beside the id
 
 
@@ -56,14 +57,18 @@ class Announcements:
     async def publish(self, bus: Bus, describe: Describe) -> None:
         """Publish events until cancelled: what changes from now on, or from where an earlier call was broken off."""
         self._told = self._told or self.updates.token()
+        gather_s, published_at = GATHER_S, 0.0
         while True:
             while not self.updates.has_news(self._told):
                 await self._news.wait()
-            await asyncio.sleep(GATHER_S)
+            is_storm = time.monotonic() - published_at < CALM_S
+            gather_s = min(2 * gather_s, MOST_GATHER_S) if is_storm else GATHER_S
+            await asyncio.sleep(gather_s)
             answer = self.updates.get(self._told)
             for update in answer.updates:
                 await self._publish_one(bus, update, answer.token, describe)
             self._told = answer.token
+            published_at = time.monotonic()
 
     async def _publish_one(self, bus: Bus, update: Update, token: str, describe: Describe) -> None:
         try:

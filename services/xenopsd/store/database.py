@@ -31,7 +31,7 @@ CREATE TABLE outcomes (message_id TEXT PRIMARY KEY, at INTEGER NOT NULL, reply B
 PRAGMA user_version = 1;
 """
 VERSION = 1
-_LINGER_S = 0.02  # how long a write that nobody waits for may wait for company
+_LINGER_S = 0.1  # how long a write that nobody waits for may wait for company
 
 _RETRY_S = 1.0  # how long what is owed waits for its next trial
 # The statement itself is at fault: it would fail on any disk, and is left out rather than tried for ever.

@@ -18,6 +18,7 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, StreamLostError
 
 from xenops.bus.untrusted import salvaged_properties
+from xenops.intake import Intake
 
 log = logging.getLogger(__name__)
 _FRAME = struct.Struct(">BHI")
@@ -26,7 +27,7 @@ _DELIVER = spec.Basic.Deliver.INDEX
 _OVERHEAD = 8  # the bytes of a frame that are not its payload
 
 
-class Link(pika.connection.Connection, asyncio.Protocol):  # type: ignore[misc]
+class Link(pika.connection.Connection, Intake):  # type: ignore[misc]
     """A connection; await `opened`, then use it until `closed` is done."""
 
     def __init__(self, parameters: pika.connection.Parameters) -> None:

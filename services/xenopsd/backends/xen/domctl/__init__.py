@@ -86,24 +86,27 @@ class Domctl:
         Raises `StepTimedOut` when it does not come back; should it do so later, `put_back` undoes it in its thread.
         """
         errand = self._threads.submit(work, put_back)
-        future = asyncio.wrap_future(errand.future)
+        timer = asyncio.get_running_loop().call_later(within_s, errand.stir)
         try:
-            await asyncio.wait([future], timeout=within_s)
+            await errand.stirred()
+            if not errand.settled and (late := self._give_up(errand, within_s)) is not None:
+                raise late
         except asyncio.CancelledError:
-            if not (await asyncio.wait([future], timeout=within_s))[0]:
-                self._give_up(errand, future, within_s)
+            await errand.stirred()
+            if not errand.settled:
+                self._give_up(errand, within_s)
             raise
-        if not future.done() and (late := self._give_up(errand, future, within_s)) is not None:
-            raise late
-        return await future
+        finally:
+            timer.cancel()
+        await errand.stirred()
+        return errand.result()
 
-    def _give_up(self, errand: Errand[R], future: "asyncio.Future[R]", within_s: float) -> StepTimedOut | None:
+    def _give_up(self, errand: Errand[R], within_s: float) -> StepTimedOut | None:
         """None when it came back at the last moment."""
         late = StepTimedOut(errand.doing, within_s)
         if not errand.give_up():
             return None
-        future.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody else looks at it
-        if not errand.future.cancelled():
+        if errand.begun:
             log.critical("%s: its thread is lost until the hypervisor answers", late)
             self._threads.stuck()
         return late

@@ -5,12 +5,12 @@ Nobody can interrupt a hypercall. One that does not come back keeps its thread, 
 another thread takes the place. What it answers in the end is put back.
 """
 
+import asyncio
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
@@ -26,13 +26,20 @@ _WAITS = "a hypercall that waits for a free thread"
 
 
 class Errand(Generic[R]):
-    """Work for one of the threads, and what becomes of it."""
+    """Work for one of the threads, and what becomes of it. Made in the event loop that waits for it.
+
+    Told to the loop by one call: a future of threads and its twin in the loop would cost several times as much.
+    """
 
     def __init__(self, work: Callable[[Xc], R], put_back: Callable[[Xc, R], object] | None) -> None:
-        self.future: Future[R] = Future()
+        self.settled = False  # the loop knows what came of it
         self._work, self._put_back = work, put_back
-        self._given_up = False
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._result: R
+        self._error: BaseException | None = None
         self._lock = threading.Lock()
+        self._ended = self._given_up = False
         self._xc: Xc | None = None
 
     @property
@@ -40,28 +47,72 @@ class Errand(Generic[R]):
         """The call that it is in."""
         return self._xc.under_way if self._xc is not None else _WAITS
 
+    async def stirred(self) -> None:
+        """Return when it is settled, or somebody stirs."""
+        if not self.settled:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def stir(self) -> None:
+        """Let who waits look up."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def result(self) -> R:
+        """What it answered, once it is settled; its failure is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
     def give_up(self) -> bool:
         """Nobody waits any more; false when it has just come to its end. One that had not begun never will."""
         with self._lock:
-            self._given_up = self.future.cancel() or not self.future.done()
+            self._given_up = not self._ended
             return self._given_up
 
-    def run(self, xc: Xc) -> bool:
+    @property
+    def begun(self) -> bool:
+        """Whether a thread has it."""
+        return self._xc is not None
+
+    def refuse(self, error: BaseException) -> None:
+        """It will not be done, for that reason; from any thread."""
+        with self._lock:
+            self._ended, self._error = True, error
+        self._tell()
+
+    def run(self, open_xc: Callable[[], Xc]) -> bool:
         """Do it, in a thread; whether somebody still waited."""
-        self._xc, began = xc, time.monotonic()
+        xc = open_xc()
+        with self._lock:
+            if self._given_up:
+                return True
+            self._xc = xc
+        xc.forget_lines()
+        began = time.monotonic()
         try:
-            result = self._work(xc)
+            self._result = self._work(xc)
         except BaseException as error:  # noqa: BLE001 (raised again by who waits)
-            with self._lock:
-                self.future.set_exception(error)
-        else:
-            with self._lock:
-                self.future.set_result(result)
-            if self._given_up and self._put_back is not None:
-                _undone(self._put_back, xc, result)
-        if self._given_up:
-            log.warning("%s came back after %.0f s", xc.under_way, time.monotonic() - began)
-        return not self._given_up
+            self._error = error
+        with self._lock:
+            self._ended = not self._given_up
+        if self._ended:
+            self._tell()
+            return True
+        if self._error is None and self._put_back is not None:
+            _undone(self._put_back, xc, self._result)
+        log.warning("%s came back after %.0f s", xc.under_way, time.monotonic() - began)
+        return False
+
+    def _tell(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settle)
+        except RuntimeError:  # the loop is closed
+            log.debug("%s came back, and nobody is there", self.doing)
+
+    def _settle(self) -> None:
+        self.settled = True
+        self.stir()
 
 
 def _undone(put_back: Callable[[Xc, R], object], xc: Xc, result: R) -> None:
@@ -103,7 +154,7 @@ class Threads:
             while True:
                 waiting = self._orders.get_nowait()
                 if waiting is not None:
-                    waiting.future.cancel()
+                    waiting.refuse(asyncio.CancelledError())
         except queue.Empty:
             threads = list(self._threads)
         for _ in threads:
@@ -124,16 +175,19 @@ class Threads:
 
     def _serve(self) -> None:
         with ExitStack() as handles:
-            xc: Xc | None = None
+            opened: list[Xc] = []
+
+            def xc() -> Xc:
+                if not opened:
+                    opened.append(handles.enter_context(Xc()))
+                return opened[0]
+
             wanted = True
             while wanted and (errand := self._orders.get()) is not None:
                 try:
-                    if errand.future.set_running_or_notify_cancel():
-                        xc = xc or handles.enter_context(Xc())
-                        xc.forget_lines()
-                        wanted = errand.run(xc)
+                    wanted = errand.run(xc)
                 except BaseException as error:  # noqa: BLE001 (no handle could be opened: raised again by who waits)
-                    errand.future.set_exception(error)
+                    errand.refuse(error)
                 del errand  # with what it answered
                 with self._lock:
                     self._asked -= 1

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from xenops.errors import IoError
+from xenops.intake import Intake
 from xenopsd.backends.xen.xenstore.wire import (
     Decoder,
     Operation,
@@ -46,7 +47,7 @@ class Burst:
             self.answered.set_result(None)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Intake):
     """The rim: the protocol on a socket."""
 
     def __init__(self, name: str, fired: Callable[[str, str], None]) -> None:
