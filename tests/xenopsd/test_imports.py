@@ -14,8 +14,8 @@ from xenops.types.disk import Local, Vdi
 from xenops.types.network import Remote
 from xenops.types.vbd import Mode, Qos, VbdType
 from xenops.types.vif import Locked, Static4
-from xenops.types.vm import Action, Direct, Hvm, Pv
-from xenopsd.imports import read_metadata
+from xenops.types.vm import MIB, Action, Direct, Hvm, Pv
+from xenopsd.imports import read_metadata, refuse_contradictions
 
 ID = "vm-1"
 ORIGINAL: dict[str, Any] = {
@@ -129,6 +129,31 @@ def test_mistakes_are_named_by_path(change: Any, path: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read_metadata(facts)
     assert refused.value.path == path
+
+
+SMALL = 128 * MIB
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        ({"vcpus": 3, "vcpu_max": 2}, "vcpus", "is 3, above vcpu_max, 2: raise that or lower this"),
+        ({"memory_dynamic_max": 0, "memory_dynamic_min": 0}, "memory_dynamic_max", "needs 1048576 at least"),
+        ({"memory_static_max": SMALL}, "memory_dynamic_max", f"above memory_static_max, {SMALL}"),
+        ({"memory_dynamic_max": SMALL}, "memory_dynamic_min", f"above memory_dynamic_max, {SMALL}"),
+    ],
+)
+def test_figures_that_cannot_all_be_true(change: dict[str, int], path: str, words: str) -> None:
+    vm = msgspec.structs.replace(full_machine().vm, **change)
+    with pytest.raises(BadRequest) as refused:
+        refuse_contradictions(vm, "params.vm")
+    assert refused.value.path == f"params.vm.{path}"
+    assert words in refused.value.reason
+    facts = msgspec.to_builtins(full_machine().metadata())
+    facts["vm"].update(change)
+    with pytest.raises(BadRequest) as refused:
+        read_metadata(facts)
+    assert refused.value.path == f"params.metadata.vm.{path}"
 
 
 @given(

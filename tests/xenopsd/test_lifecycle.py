@@ -136,6 +136,34 @@ def test_suspend_resume_and_checkpoint(tmp_path: Path) -> None:
     with_daemon(tmp_path, resume)
 
 
+def test_what_is_suspended_is_stopped_only_by_force(tmp_path: Path) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        image = Local(path=str(tmp_path / "image"))
+        await xenops.VM.add(plain_vm())
+        await xenops.finished(await xenops.VM.start("vm-1", paused=False))
+        await xenops.finished(await xenops.VM.suspend("vm-1", image))
+        with pytest.raises(BadPowerState) as refused:
+            await xenops.finished(await xenops.VM.shutdown("vm-1", 10.0))
+        assert refused.value == BadPowerState("Suspended", "Running")
+        assert await power_state(xenops, "vm-1") is PowerState.SUSPENDED
+        await xenops.finished(await xenops.VM.shutdown("vm-1"))
+        assert await power_state(xenops, "vm-1") is PowerState.HALTED
+        assert Path(image.path).exists()
+        await xenops.finished(await xenops.VM.start("vm-1"))
+
+    with_daemon(tmp_path / "daemon", work)
+
+
+def test_a_machine_that_cannot_be_is_not_registered(tmp_path: Path) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        with pytest.raises(BadRequest) as refused:
+            await xenops.VM.add(msgspec.structs.replace(plain_vm(), vcpus=3, vcpu_max=2))
+        assert refused.value.path == "params.vm.vcpus"
+        assert not await xenops.VM.exists("vm-1")
+
+    with_daemon(tmp_path, work)
+
+
 def test_settings_follow(tmp_path: Path) -> None:
     async def work(daemon: Daemon, xenops: Xenops) -> None:
         vm = await imported(xenops)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from xenops.errors import FailedToAcknowledgeShutdownRequest, FailedToShutdown
+from xenops.errors import BadPowerState, FailedToAcknowledgeShutdownRequest, FailedToShutdown
 from xenops.interfaces.xenops import VM
 from xenops.types.disk import Local
 from xenops.types.vm import VmStat
@@ -62,7 +62,7 @@ async def shutdown(session: Session) -> Done:
     if args.force and args.timeout is not None:
         try:
             return await session.watch(task, machine)
-        except (FailedToAcknowledgeShutdownRequest, FailedToShutdown) as fault:
+        except (BadPowerState, FailedToAcknowledgeShutdownRequest, FailedToShutdown) as fault:
             session.note(f"{fault}; powering off")
             task = await session.xenops.VM.shutdown(machine.vm.id)
     return await session.finish(task, machine)

@@ -15,7 +15,7 @@ from xenops.types.metadata import Metadata
 from xenops.types.vm import Added, PowerState, Vm, VmStat
 from xenopsd.control import Control
 from xenopsd.devices import Devices
-from xenopsd.imports import read_metadata
+from xenopsd.imports import read_metadata, refuse_contradictions
 from xenopsd.operations import settings, steps
 from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.resume import Resume
@@ -32,6 +32,7 @@ class VmApi(VM):
         self._machines, self._announce, self._begin = control.machines, control.announce, control.begin
 
     async def add(self, vm: Vm) -> Added:
+        refuse_contradictions(vm, "params.vm")
         async with self._machines.changing(vm.id) as revision:
             added = Added(id=vm.id, updated=revision.put(vm))
             await self._control.commit(revision, added)

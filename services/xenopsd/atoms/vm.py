@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xenops.errors import BadRequest, FailedToAcknowledgeShutdownRequest, FailedToShutdown, InvalidVcpus
+from xenops.errors import BadPowerState, BadRequest, FailedToAcknowledgeShutdownRequest, FailedToShutdown, InvalidVcpus
 from xenops.events import Kind
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
@@ -83,6 +83,17 @@ class Destroy(Atom):
 
 
 @dataclass(frozen=True)
+class DiscardImage(Atom):
+    """A memory image of it, if there is one, will not be used any more."""
+
+    vm: Vm
+
+    async def do(self, cx: Context) -> None:
+        await cx.backend.vm.discard_image(self.vm)
+        cx.changed(Kind.VM, self.vm.id)
+
+
+@dataclass(frozen=True)
 class Complete(Atom):
     """The domain is whole and may live: a restart of ours will keep it."""
 
@@ -139,6 +150,8 @@ class AskToShutDown(Atom):
     budget_s: float
 
     async def do(self, cx: Context) -> None:
+        if await cx.backend.vm.power_state(self.vm) is PowerState.SUSPENDED:  # there is nobody to ask
+            raise BadPowerState(PowerState.SUSPENDED.value, PowerState.RUNNING.value)
         began = time.monotonic()
         ack_s = min(cx.limits.shutdown_ack_s, self.budget_s)
         if not await cx.backend.vm.request_shutdown(self.vm, self.reason, timeout_s=ack_s):

@@ -125,6 +125,9 @@ class VmBackend(Protocol):
     async def forget(self, vm: Vm) -> None:
         """The record is being removed: drop what is kept of a suspended or halted machine. Idempotent."""
 
+    async def discard_image(self, vm: Vm) -> None:
+        """A suspended machine will not be resumed: it is Halted from now on. The image itself is its owner's. Idempotent."""
+
     async def pause(self, vm: Vm) -> None:
         """Stop scheduling. Idempotent. Raises `DomainNotBuilt`, `DoesNotExist("domain", id)`."""
 

@@ -89,6 +89,9 @@ class SkeletonVm:
     async def forget(self, vm: Vm) -> None:
         raise Unimplemented("vm.forget")
 
+    async def discard_image(self, vm: Vm) -> None:
+        raise Unimplemented("vm.discard_image")
+
     async def pause(self, vm: Vm) -> None:
         raise Unimplemented("vm.pause")
 

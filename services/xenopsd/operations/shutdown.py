@@ -11,7 +11,7 @@ from xenopsd.store.machine import Machine
 
 
 class Shutdown(Operation, frozen=True, kw_only=True, tag="VM.shutdown"):
-    """Without a delay the domain is destroyed; with one, the guest has that many seconds to stop by itself."""
+    """Without a delay the domain is destroyed, and what is suspended too; with one, the guest has time to stop by itself."""
 
     delay: float | None = None
 
@@ -19,7 +19,11 @@ class Shutdown(Operation, frozen=True, kw_only=True, tag="VM.shutdown"):
         clean = self.delay is not None
         reason = Reason.CLEAN_SHUTDOWN if clean else Reason.HARD_SHUTDOWN
         # The guest is asked before the pre-shutdown hook runs: a refusal then leaves nothing to put back.
-        return serial(ask(machine, ShutdownReason.POWEROFF, self.delay), power_off(machine, reason))
+        return serial(
+            ask(machine, ShutdownReason.POWEROFF, self.delay),
+            power_off(machine, reason),
+            vm.DiscardImage(machine.vm),
+        )
 
 
 def ask(machine: Machine, reason: ShutdownReason, delay: float | None) -> Plan:

@@ -87,6 +87,10 @@ class SimulatedVm(Noun):
         self._world.suspend(vm.id, None)
 
     @gated
+    async def discard_image(self, vm: Vm) -> None:
+        self._world.suspend(vm.id, None)
+
+    @gated
     async def pause(self, vm: Vm) -> None:
         domain = self._world.complete(vm.id)
         domain.paused = True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from xenops.errors import IoError, Unimplemented
 from xenops.types.disk import Disk
@@ -44,6 +45,9 @@ class XenVm:
         domid = await guest.built(self._world, vm)
         if isinstance(vm.ty, Hvm):
             saved = self._world.device_models.saved_state(domid) if restoring else None
+            vcpus = await self._world.xs.read(f"{layout.private(domid)}/vcpus")
+            if vcpus:  # its state speaks of those that it had
+                machine = replace(machine, vm=replace(vm, vcpus=int(vcpus)))
             await self._world.device_models.start(machine, domid, saved)
             self._world.trees.touch(domid)
 
@@ -61,6 +65,9 @@ class XenVm:
             await creation.destroy(self._world, vm)  # nobody would look after them any more
         self._shelf.drop(vm.id)
         self._world.clocks.drop(vm.id)
+
+    async def discard_image(self, vm: Vm) -> None:
+        self._shelf.drop(vm.id)
 
     async def pause(self, vm: Vm) -> None:
         domid = await guest.built(self._world, vm)
@@ -117,8 +124,12 @@ class XenVm:
             await asyncio.to_thread(os.makedirs, path.parent, mode=0o700, exist_ok=True)
         except OSError as error:
             raise IoError(str(path), error.strerror or str(error)) from error
-        async with self._world.builders.take() as builder:
-            await builder.dump_core(DumpCore(domid, str(path)))
+        try:
+            async with self._world.builders.take() as builder:
+                await builder.dump_core(DumpCore(domid, str(path)))
+        except BaseException:
+            await asyncio.to_thread(path.unlink, missing_ok=True)  # half a core is of no use to anybody
+            raise
 
     async def run_script(self, vm: Vm, script: str) -> dict[str, Any]:
         return await guest.run_script(self._world, vm, script)

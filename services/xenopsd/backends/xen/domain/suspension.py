@@ -4,6 +4,9 @@
 From the moment the guest is asked to suspend it is all or nothing: the image is whole, or the guest runs on.
 """
 
+import asyncio
+import logging
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from xenopsd.backends.xen.domain.shelf import Suspended as Note
 from xenopsd.backends.xen.domain.state import power_state
 from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.world import World
+
+log = logging.getLogger(__name__)
 
 
 def image_path(disk: Disk) -> Path:
@@ -63,6 +68,7 @@ async def save(
         metadata=msgspec.json.encode({"id": vm.id, "name": vm.name, "memory_kib": info.memory_kib}),
         hvm=not isinstance(vm.ty, Pv),
     )
+    existed = await asyncio.to_thread(os.path.lexists, path)
     try:
         async with world.builders.take() as builder:
             emulated = world.device_models.has(info.domid)
@@ -70,7 +76,17 @@ async def save(
         shelf.put(vm.id, await _noted(world, vm, info))
     except BaseException:
         await _wake(world, vm)
+        if not existed:
+            await asyncio.to_thread(_leave_no_half, path)
         raise
+
+
+def _leave_no_half(path: Path) -> None:
+    """What was begun of an image, where nothing was before, takes nobody's room."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the unfinished image %s stays: %s", path, error)
 
 
 async def resume(world: World, shelf: Shelf, vm: Vm) -> None:
@@ -81,10 +97,15 @@ async def resume(world: World, shelf: Shelf, vm: Vm) -> None:
 
 
 async def _noted(world: World, vm: Vm, info: DomainInfo) -> Note:
-    """How large it is and should be, and what its clock says."""
-    target_kib = await world.xs.read(f"{layout.private(info.domid)}/target")
-    timeoffset = str(await world.xc.get_clock(info.domid)) if isinstance(vm.ty, Hvm) else ""
-    return Note(memory_bytes=info.memory_kib << 10, target_bytes=int(target_kib or 0) << 10, timeoffset=timeoffset)
+    """How large it is and should be, what vCPUs it was given meanwhile, and what its clock says."""
+    private = layout.private(info.domid)
+    target_kib, vcpus = await world.xs.read_many([f"{private}/target", f"{private}/vcpus"])
+    return Note(
+        memory_bytes=info.memory_kib << 10,
+        target_bytes=int(target_kib or 0) << 10,
+        vcpus=int(vcpus or 0),
+        timeoffset=str(await world.xc.get_clock(info.domid)) if isinstance(vm.ty, Hvm) else "",
+    )
 
 
 async def _in_state(world: World, vm: Vm, wanted: PowerState) -> DomainInfo:

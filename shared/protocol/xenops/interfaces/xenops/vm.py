@@ -29,9 +29,12 @@ class VM(Interface, Protocol):
 
     name: ClassVar[str] = "VM"
 
-    @rpc(raises=(Busy,))
+    @rpc(raises=(BadRequest, Busy))
     async def add(self, vm: Vm) -> Added:
-        """Remember a machine; nothing is created until it starts. An id that exists already is updated, and says so."""
+        """Remember a machine; nothing is created until it starts. An id that exists already is updated, and says so.
+
+        `vcpus` is at most `vcpu_max`, and `memory_dynamic_min` <= `memory_dynamic_max` <= `memory_static_max`.
+        """
 
     @rpc(raises=(DoesNotExist, BadPowerState, Busy, TimedOut))
     async def remove(self, id: VmId) -> None:
@@ -78,7 +81,11 @@ class VM(Interface, Protocol):
 
     @rpc(raises=QUEUED)
     async def shutdown(self, id: VmId, delay: Seconds | None = None) -> TaskId:
-        """Stop the machine: at once, or, given a `delay`, cleanly, the guest having that many seconds in all."""
+        """Stop the machine: at once, or, given a `delay`, cleanly, the guest having that many seconds in all.
+
+        At once, a Suspended machine becomes Halted: its image will not be used any more, and may be deleted by whoever
+        keeps it. Cleanly is then a `BadPowerState` of the task: no guest is there to be asked.
+        """
 
     @rpc(raises=(*QUEUED, BadPowerState))
     async def reboot(self, id: VmId, delay: Seconds | None = None) -> TaskId:
