@@ -122,6 +122,7 @@ def test_the_kind_of_guest(text: str, kind: type) -> None:
         ("cpus = '^1'", 1, "no CPU"),
         ("vendor_device = 'acme'", 1, "xenserver"),
         ("timer_mode = 4", 1, "from 0 to 3"),
+        ("hdtype = 'ahic'", 1, "did you mean ahci"),
         ("timer_mode = 'no_delayed_for_missed_ticks'", 1, "did you mean no_delay_for_missed_ticks"),
     ],
 )

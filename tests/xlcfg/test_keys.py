@@ -62,6 +62,7 @@ CHANGES = {
     "pae": (HVM, "0"),
     "viridian": (HVM, "0"),
     "hap": (HVM, "0"),
+    "hdtype": (HVM, "'ahci'"),
     "pci_msitranslate": (HVM, "0"),
 }
 

@@ -90,6 +90,7 @@ SETTINGS: dict[str, st.SearchStrategy[str]] = {
     "bios": st.sampled_from(["'ovmf'", "'seabios'"]),
     "vga": st.sampled_from(["'stdvga'", "'cirrus'"]),
     "vnclisten": st.sampled_from(["'0.0.0.0'", "'::1'"]),
+    "hdtype": st.sampled_from(["'ahci'", "'ide'"]),
     "timer_mode": st.sampled_from(["2", "'no_missed_ticks_pending'"]),
     "rtc_timeoffset": st.sampled_from(["3600", "'-60'", "0"]),
     "passthrough": st.just("'enabled'"),

@@ -19,7 +19,7 @@ from xenops.xlcfg.devices import disk, pci, vif
 from xenops.xlcfg.document import Document
 from xenops.xlcfg.errors import ConfigWarning, Place
 
-MAX_MIB = (1 << 62) // MIB
+MAX_MIB = (1 << 52) // MIB  # what the wire takes
 MAX_VCPUS = 4096
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 ACTIONS = {

@@ -48,6 +48,7 @@ _TIMER_MODES = (
     "no_missed_ticks_pending",
     "one_missed_tick_pending",
 )
+HD_TYPES = ("ide", "ahci")
 VIDEO = {"cirrus": Video.CIRRUS, "stdvga": Video.STANDARD_VGA}
 SECONDS = range(-(1 << 31), 1 << 31)
 PLATFORM_DEFAULTS = {"nx": "false", "acpi": "true", "apic": "true", "pae": "true", "viridian": "true"}
@@ -132,6 +133,12 @@ def platform(doc: Document, kind: GuestKind) -> dict[str, str]:
             flags[flag] = str(doc.integer(key, numbers[0], numbers[-1]))
         else:
             flags[flag] = "true" if doc.boolean(key) else "false"
+    if kind in _HVM and (controller := doc.text("hdtype")):
+        if controller.value not in HD_TYPES:
+            doc.fail(
+                controller, f"hdtype is ide or ahci, not {controller.value!r:.40}{nearest(controller.value, HD_TYPES)}"
+            )
+        flags["hdtype"] = controller.value
     if kind in _SHIM and (cmdline := doc.string("pvshim_cmdline")):
         flags["pvinpvh-xen-cmdline"] = cmdline
     return flags

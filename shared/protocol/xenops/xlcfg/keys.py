@@ -18,7 +18,7 @@ TAKE_EFFECT = _words(
     on_poweroff on_reboot on_crash on_soft_reset kernel ramdisk cmdline root extra bootloader bootloader_args
     boot hap bios firmware acpi apic pae nx hpet viridian acpi_s3 acpi_s4 timer_mode nestedhvm vpmu msr_relaxed
     max_grant_frames max_maptrack_frames nomigrate passthrough videoram stdvga vga vnc vnclisten vncdisplay vncunused
-    keymap serial localtime rtc_timeoffset usb disk vif pci pci_msitranslate pci_power_mgmt
+    keymap serial localtime rtc_timeoffset usb hdtype disk vif pci pci_msitranslate pci_power_mgmt
     vendor_device has_vendor_device vtpm
     """
 )
@@ -29,7 +29,7 @@ NOT_SUPPORTED = _words(
     pool cpus_soft vnuma period slice latency extratime on_watchdog pvshim_path pvshim_extra seclabel init_seclabel
     max_grant_version max_event_channels driver_domain device_tree xend_suspend_evtchn_compat vmtrace_buf_kb
     p9 pvcalls vfb channel rdm rdm_mem_boundary usbctrl usbdev usbdevice usbversion pci_permissive pci_seize
-    gfx_passthru dtdev ioports iomem irqs vdispl dm_restrict vsnd vkb tee e820_host hdtype oos shadow_memory
+    gfx_passthru dtdev ioports iomem irqs vdispl dm_restrict vsnd vkb tee e820_host oos shadow_memory
     bios_path_override firmware_override acpi_laptop_slate altp2m cpuid acpi_firmware smbios_firmware ms_vm_genid
     tsc_mode vpt_align mmio_hole xen_platform_pci vncpasswd sdl opengl display xauthority nographic
     spice spicehost spiceport spicetls_port spicedisable_ticketing spicepasswd spiceagent_mouse spicevdagent

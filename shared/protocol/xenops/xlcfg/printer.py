@@ -137,6 +137,8 @@ def _platform(flags: dict[str, str], kind: GuestKind) -> Iterator[tuple[str, Val
             yield key, int(value)
         elif not numbers and value in ("true", "false"):
             yield key, int(value == "true")
+    if kind is GuestKind.HVM and flags.get("hdtype") in guest.HD_TYPES:
+        yield "hdtype", flags["hdtype"]
     if kind is GuestKind.PV_IN_PVH:
         yield from _unless_empty("pvshim_cmdline", flags.get("pvinpvh-xen-cmdline", ""))
 
