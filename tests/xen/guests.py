@@ -29,11 +29,20 @@ LINUX_MEMORY_MIB = 128
 LINUX_PVH_MEMORY_MIB = 192
 
 # A raw disk whose boot sector says HVM_UP on the first serial port and the screen, then obeys single letters that come
-# in there: p powers off, r resets.
+# in there: p powers off, r resets. It powers off when its power button is pressed, too.
 HVM_DISK = FOLDER / "hvm-boot-sector.img"
 HVM_UP = "RIG-HVM-UP"
 HVM_POWEROFF, HVM_RESET = b"p", b"r"
 HVM_MEMORY_MIB = 64
+
+# A PC's raw disk (GRUB, one partition) that boots the same Linux as an HVM guest, with front drivers, and drivers for an
+# emulated CD drive (/dev/sr0). It is read four times sooner from an AHCI controller: hdtype=ahci.
+HVM_LINUX_DISK = FOLDER / "hvm-linux.img"
+HVM_LINUX_MEMORY_MIB = 192
+
+# A CD (El Torito) with another boot sector, which says HVM_CD_UP and obeys the same letters.
+HVM_CD = FOLDER / "hvm-boot.iso"
+HVM_CD_UP = "RIG-CD-UP"
 
 # A raw ext4 disk with /boot/grub/grub.cfg and the Linux above: two entries, each says its name after LINUX_UP.
 PYGRUB_DISK = FOLDER / "pygrub.img"

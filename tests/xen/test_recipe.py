@@ -110,6 +110,17 @@ def test_a_boot_sector_is_one_sector_that_holds_its_marker() -> None:
     assert sector[where:].startswith(guests.HVM_UP.encode() + b"\r\n\0")
 
 
+def test_a_cd_leads_to_its_sector_by_way_of_its_catalogue() -> None:
+    sector = guest_files.boot_sector(guests.HVM_CD_UP)
+    cd = guest_files.boot_cd(sector)
+    record = cd[17 * 2048 :]
+    assert record[:30] == b"\0CD001\1EL TORITO SPECIFICATION"
+    catalogue = cd[int.from_bytes(record[0x47:0x4B], "little") * 2048 :]
+    assert sum(struct.unpack("<16H", catalogue[:32])) & 0xFFFF == 0
+    assert (catalogue[0], catalogue[30:32], catalogue[32]) == (1, b"\x55\xaa", 0x88)
+    assert cd[int.from_bytes(catalogue[40:44], "little") * 2048 :].startswith(sector)
+
+
 def test_only_loopback_and_the_same_hardware_for_a_saved_state(tmp_path: Path) -> None:
     def line(*, restore: bool, lan: int | None) -> list[str]:
         sockets, log = tmp_path / "s", tmp_path / "log"

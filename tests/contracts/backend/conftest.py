@@ -42,7 +42,9 @@ Story = Callable[[Backend, Machine], Awaitable[None]]
 def tell(lab: Lab) -> Callable[..., None]:
     """Run a story about one machine; afterwards nothing of the machine may be left."""
 
-    def told(kind: str, story: Story, *, started: bool = True, answering: bool = False, **wishes: Any) -> None:
+    def told(
+        kind: str, story: Story, *, started: bool = True, answering: bool = False, drivers: bool = False, **wishes: Any
+    ) -> None:
         if kind not in lab.kinds:
             pytest.skip(f"there are no {kind} guests here")
         if answering and kind not in lab.answering_kinds:
@@ -51,7 +53,7 @@ def tell(lab: Lab) -> Callable[..., None]:
         async def run() -> None:
             async with lab.open() as backend:
                 before = (await backend.host.stat()).memory_free
-                machine = Machine(backend, lab.a_vm(kind, answering=answering, **wishes))
+                machine = Machine(backend, lab.a_vm(kind, answering=answering, drivers=drivers, **wishes))
                 try:
                     if started:
                         await machine.start()

@@ -81,9 +81,18 @@ class Lab:
         return abs(one - other) <= self.slack
 
     def a_vm(
-        self, kind: str, *, memory_mib: int = 64, disks: int = 1, nics: int = 1, answering: bool = False
+        self,
+        kind: str,
+        *,
+        memory_mib: int = 64,
+        disks: int = 1,
+        nics: int = 1,
+        answering: bool = False,
+        drivers: bool = False,
     ) -> Metadata:
-        """A machine of that kind that can boot here, and answers if it has to; two of them have nothing in common."""
+        """A machine of that kind that can boot here, answers if it has to, and uses its devices if it has to; two of
+        them have nothing in common.
+        """
         self.made += 1
         vm = Vm(
             id=f"contract-{kind}-{self.made}",

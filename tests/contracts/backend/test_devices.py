@@ -34,7 +34,7 @@ def test_a_drive_is_plugged_and_unplugged(tell: Tell, kind: str, lab: Any) -> No
             await backend.vbd.unplug(machine.vm, vbd, force=False)
             assert not (await backend.vbd.state(machine.vm, vbd)).plugged
 
-    tell(kind, story, answering=True)
+    tell(kind, story, answering=True, drivers=True)
 
 
 def test_two_drives_in_one_place_are_refused(tell: Tell, kind: str, lab: Any) -> None:
@@ -135,7 +135,7 @@ def test_an_interface_and_its_settings(tell: Tell, kind: str) -> None:
             await backend.vif.unplug(vm, vif, force=False)
             assert not (await backend.vif.state(vm, vif)).plugged
 
-    tell(kind, story, answering=True)
+    tell(kind, story, answering=True, drivers=True)
 
 
 def test_what_a_domain_serves_that_does_not_run_cannot_be_had(tell: Tell, kind: str) -> None:

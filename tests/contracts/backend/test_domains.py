@@ -309,6 +309,20 @@ def test_internal_state_travels(tell: Tell, kind: str, tmp_path: Path) -> None:
     tell(kind, story, answering=True)
 
 
+def test_a_discarded_image_leaves_a_halted_machine(tell: Tell, kind: str, tmp_path: Path) -> None:
+    async def story(backend: Backend, machine: Any) -> None:
+        await backend.vm.save(machine.vm, Local(path=str(tmp_path / "memory")), lambda done: None, _nothing)
+        await machine.stop()
+        for _ in range(2):
+            await backend.vm.discard_image(machine.vm)
+            assert (await machine.state()).power_state is PowerState.HALTED
+        assert (tmp_path / "memory").exists()
+        await machine.start()
+        assert (await machine.state()).power_state is PowerState.RUNNING
+
+    tell(kind, story, answering=True)
+
+
 def test_settings_of_a_running_guest_are_seen(tell: Tell, kind: str) -> None:
     async def story(backend: Backend, machine: Any) -> None:
         await backend.vm.set_vcpus(machine.vm, 1)

@@ -3,6 +3,7 @@
 
 import os
 import select
+import subprocess
 import termios
 import time
 import tty
@@ -53,6 +54,24 @@ def attached(domid: int, node: str = "console/tty", *, timeout_s: float = 30) ->
         yield Console(descriptor)
     finally:
         os.close(descriptor)
+
+
+def by_xl(*words: str, send: bytes, until: str, timeout_s: float = 60) -> str:
+    """What `xl console` with these words shows after that was typed there; it is left as a person leaves it."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(["xl", "console", *words], stdin=theirs, stdout=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        try:
+            tty.setraw(ours, termios.TCSANOW)
+            console = Console(ours)
+            console.send(send)
+            heard = console.wait(until, timeout_s=timeout_s)
+            console.send(b"\x1d")  # Ctrl-]
+            process.wait(30)
+            return heard
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def _terminal(path: str, timeout_s: float) -> str:

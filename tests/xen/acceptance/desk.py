@@ -75,9 +75,11 @@ class Desk:
         task = json.loads(await self.say("api", method, json.dumps({"id": id, **arguments})))
         await self.say("task-wait", task)
 
-    async def until(self, name: str, **wanted: Any) -> dict[str, Any]:
+    async def until(self, name: str, *, within_s: float = PATIENCE_S, **wanted: Any) -> dict[str, Any]:
         """The machine's state as soon as it is so."""
-        return await self._until(name, lambda state: all(state[key] == value for key, value in wanted.items()))
+        return await self._until(
+            name, lambda state: all(state[key] == value for key, value in wanted.items()), within_s=within_s
+        )
 
     async def until_other(self, name: str, domid: int) -> dict[str, Any]:
         """The machine's state as soon as it runs in another domain."""
@@ -85,9 +87,11 @@ class Desk:
             name, lambda state: state["power_state"] == "Running" and state["domids"] not in ([], [domid])
         )
 
-    async def _until(self, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def _until(
+        self, name: str, holds: Callable[[dict[str, Any]], bool], *, within_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """Told by its events, and not looked at in between."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             token = json.loads(await self.say("api", "UPDATES.last_id", "{}"))
             while True:
                 state = await self.state(name)

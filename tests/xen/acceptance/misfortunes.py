@@ -86,6 +86,14 @@ def has_unread(pid: int) -> None:
     raise AssertionError(f"nobody writes to {pid}")
 
 
+def has_grown(path: Path, size: int = 1) -> None:
+    """Wait until a file has that many bytes."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < deadline, f"{path} does not grow"
+        time.sleep(0.02)
+
+
 def called(words: str) -> list[int]:
     """All processes that are called so."""
     return [
@@ -108,6 +116,16 @@ async def connecting(domid: int) -> None:
     xs = await XenStore.connect()
     try:
         await xs.wait_for(fronts, lambda values: any(value in ("3", "4") for value in values.values()), 120)
+    finally:
+        await xs.close()
+
+
+async def has_terminal(domid: int) -> None:
+    """Wait until its console's terminal is there."""
+    path = f"/local/domain/{domid}/console/tty"
+    xs = await XenStore.connect()
+    try:
+        await xs.wait_for([path], lambda values: Path(values[path] or "/nowhere").exists(), 120)
     finally:
         await xs.close()
 

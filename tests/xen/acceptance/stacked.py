@@ -112,7 +112,8 @@ class XenLab(Lab):
 
 
 def is_linux(machine: Machine) -> bool:
-    return isinstance(machine.vm.ty, Pv | Pvh) and machine.vm.ty.boot == LINUX
+    ty = machine.vm.ty
+    return isinstance(ty, Pv | Pvh) and isinstance(ty.boot, Direct) and ty.boot.kernel == LINUX.kernel
 
 
 def machine(kind: str, *drives: Vbd, id: str = VM, memory_mib: int = 0, ty: BuilderInfo | None = None) -> Machine:

@@ -354,8 +354,10 @@ def test_an_image_that_does_not_fit(at: Stage, tmp_path: Path) -> None:
             await lab.done(lab.xenops.VM.start(VM, paused=False))
             await lab.up(its, answers=True)
             state = await lab.stat()
-            with small_disk(tmp_path / "small") as folder, pytest.raises(IoError, match="ENOSPC"):
-                await lab.done(lab.xenops.VM.suspend(VM, Local(path=str(folder / "image"))))
+            with small_disk(tmp_path / "small") as folder:
+                with pytest.raises(IoError, match="ENOSPC"):
+                    await lab.done(lab.xenops.VM.suspend(VM, Local(path=str(folder / "image"))))
+                assert not list(folder.iterdir())
             now = await lab.stat()
             assert (now.domids, now.power_state) == (state.domids, RUNNING)
             with console.attached(now.domids[0]) as guest:

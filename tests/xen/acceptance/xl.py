@@ -12,6 +12,11 @@ def run(*words: str, timeout_s: float = 120) -> str:
     return _output(["xl", *words], timeout_s)
 
 
+def complaints(*words: str, timeout_s: float = 120) -> str:
+    """What `xl` with these words says on standard error, though it succeeds."""
+    return _done(["xl", *words], timeout_s).stderr
+
+
 def store(*words: str) -> str:
     """`xenstore-<word> …`, its output without the last line's end."""
     return _output([f"xenstore-{words[0]}", *words[1:]], 60).rstrip("\n")
@@ -45,10 +50,14 @@ def names() -> list[str]:
 
 
 def _output(command: list[str], timeout_s: float) -> str:
+    return _done(command, timeout_s).stdout
+
+
+def _done(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done
 
 
 def _value(value: object) -> str:

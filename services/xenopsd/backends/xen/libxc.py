@@ -131,11 +131,13 @@ class Xc:
         return bool(result == self.ffi.NULL)
 
     def _failure(self, name: str, number: int) -> HypercallFailed:
-        words = [] if self.handle == self.ffi.NULL else [self._last_error()]
-        words += [line for line in self._errors if line]
+        last = "" if self.handle == self.ffi.NULL else self._last_error()
+        words = [line for line in self._errors if line]
         why = _name(number) if number else ""
-        if not why and words and words[0].startswith("XC_"):
-            why = words[0].partition(":")[0]
+        if not why and last.startswith("XC_"):
+            why = last.partition(":")[0]
+        if not any(last.partition(": ")[2] in line for line in words):  # usually the log has said it already
+            words.insert(0, last)
         reason = "; ".join(dict.fromkeys(filter(None, words))) or (
             os.strerror(number) if number else "no reason was given"
         )

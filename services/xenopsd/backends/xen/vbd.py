@@ -17,6 +17,7 @@ from xenops.errors import (
     BadRequest,
     DeviceDetachRejected,
     DeviceNotConnected,
+    IoError,
     MediaPresent,
     StepTimedOut,
     Unimplemented,
@@ -56,7 +57,7 @@ class XenVbd:
         self._sysfs, self._let_go_s, self._meet_s = sysfs, let_go_s, meet_s
         self._connections = Connections(world.xs, "vbd", ("qdisk",))
         self._hotplug = Hotplug(world.xs, world.run_program, run_s=world.options.hotplug_timeout)
-        self._back_ends = BackEnds(world.xs, world.domains.machine, world.changed)
+        self._back_ends = BackEnds(world.xs, world.domains.machine, world.domains.info, world.changed)
 
     async def follow(self) -> None:
         """Tell of what happens to devices of any kind by itself, until cancelled."""
@@ -233,9 +234,11 @@ class XenVbd:
         if place.back_kind == "qdisk":
             if not await self._world.device_models.serves_disks(vm, place.domid):
                 return  # the device model is not there yet, and finds the disk when it starts
-        elif looked is not None and looked.way is Way.SCRIPT:
-            await self._hotplug.add(hotplug.located(vbd.extra_backend_keys["script"]), "add", place)
-        await self._connections.ready(place)
+            await self._taken_by_qemu(place, looked.path if looked else "")
+        else:
+            if looked is not None and looked.way is Way.SCRIPT:
+                await self._hotplug.add(hotplug.located(vbd.extra_backend_keys["script"]), "add", place)
+            await self._connections.ready(place)
         if place.backend:
             await self._hotplug.connected(place, f"driver domain {place.backend}", _DRIVER_DOMAIN_S)
         elif not place.back_kind:
@@ -243,6 +246,20 @@ class XenVbd:
         info = await self._world.domains.info(vm.id)
         if info is not None and not info.paused and not info.shutdown:
             await self._connections.meet(place, within_s=self._meet_s)
+
+    async def _taken_by_qemu(self, place: Place, path: str) -> None:
+        """QEMU has no way to tell in xenstore that it cannot: it complains aloud. Raises `IoError`."""
+        ready = asyncio.create_task(self._connections.ready(place))
+        refused = asyncio.create_task(self._world.device_models.disk_refused(place.domid, place.devid))
+        try:
+            await asyncio.wait((ready, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise IoError(path or place.back, refused.result())
+            ready.result()
+        finally:
+            ready.cancel()
+            refused.cancel()
+            await asyncio.gather(ready, refused, return_exceptions=True)
 
     async def _accepted(self, place: Place) -> None:
         """blkback opens the device a moment after it says that it waits, and tells only when it cannot: so we look."""

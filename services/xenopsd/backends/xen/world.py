@@ -25,19 +25,26 @@ class Ledger:
     """Memory that is promised to guests that are being built: what is free is less than it looks."""
 
     xc: Domctl
-    promised_kib: int = 0
+    promises: dict[int, int] = field(default_factory=dict)  # KiB, by domain
+
+    async def free_kib(self) -> int:
+        """What may be promised. A guest that is being filled has part of its promise already, and Xen counts that."""
+        infos = [await self.xc.get_info(domid) for domid in list(self.promises)]
+        has = {info.domid: info.memory_kib for info in infos if info is not None}
+        free_kib = await free_memory(self.xc)
+        return free_kib - sum(max(0, promised - has.get(domid, 0)) for domid, promised in self.promises.items())
 
     @asynccontextmanager
-    async def reserved(self, needed_kib: int, *, force: bool) -> AsyncIterator[None]:
+    async def reserved(self, domid: int, needed_kib: int, *, force: bool) -> AsyncIterator[None]:
         """Set so much aside meanwhile. Raises `NotEnoughMemory`, with both numbers, unless `force`."""
-        free_kib = await free_memory(self.xc) - self.promised_kib
+        free_kib = await self.free_kib()
         if needed_kib > free_kib and not force:
             raise NotEnoughMemory(needed_kib << 10, max(0, free_kib) << 10)
-        self.promised_kib += needed_kib
+        self.promises[domid] = needed_kib
         try:
             yield
         finally:
-            self.promised_kib -= needed_kib
+            del self.promises[domid]
 
 
 async def free_memory(xc: Domctl) -> int:

@@ -15,7 +15,7 @@ from xenops.types.metadata import Metadata
 from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Vif
 from xenops.types.vm import MIB, Direct, Hvm, Pv, Video, Vm
-from xenopsd.backends.xen.devicemodel.arguments import back_end, devid_of, drive_id, emulator
+from xenopsd.backends.xen.devicemodel.arguments import back_end, devid_of, drive_id, emulator, missing_vcpus
 from xenopsd.backends.xen.devicemodel.places import Places
 
 GOLDEN = Path(__file__).parents[3] / "golden/devicemodel"
@@ -164,3 +164,17 @@ def _renamed(vm: Vm, name: str) -> Vm:
 def _values(option: str) -> dict[str, str]:
     parts = option.replace(",,", "\0").split(",")
     return {key: value.replace("\0", ",") for key, _, value in (part.partition("=") for part in parts)}
+
+
+def test_vcpus_are_added_in_their_order_and_once() -> None:
+    def slot(socket: int, **more: str) -> dict[str, object]:
+        props = {"socket-id": socket, "core-id": 0, "thread-id": 0}
+        return {"type": "qemu32-i386-cpu", "vcpus-count": 1, "props": props, **more}
+
+    slots = [slot(3), slot(2), slot(1), slot(0, **{"qom-path": "/machine/unattached/device[0]"})]
+    added = missing_vcpus(slots, 3)
+    assert [(device["id"], device["socket-id"], device["driver"]) for device in added] == [
+        ("cpu-1", 1, "qemu32-i386-cpu"),
+        ("cpu-2", 2, "qemu32-i386-cpu"),
+    ]
+    assert missing_vcpus(slots, 1) == missing_vcpus("nonsense", 4) == []

@@ -111,6 +111,25 @@ def test_the_last_words_are_kept_and_no_more(places: Places) -> None:
     asyncio.run(scenario())
 
 
+def test_a_complaint_is_heard_once_and_whole(places: Places) -> None:
+    async def scenario() -> None:
+        words = Words.made(places.words)
+        with places.words.open("wb", buffering=0) as pipe:
+            hearing = asyncio.create_task(words.about(b"device '51712'"))
+            for part in (b"qemu: all is well\nqemu: failed to create 'qdisk' device '517", b"12': no qcow2\nqemu: on"):
+                pipe.write(part)
+                await asyncio.sleep(0)
+            assert await hearing == "qemu: failed to create 'qdisk' device '51712': no qcow2"
+            again = asyncio.create_task(words.about(b"device '51712'"))
+            await asyncio.sleep(0)
+            assert not again.done()
+            again.cancel()
+            assert words.last == "qemu: all is well; qemu: on"
+        words.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_pipe_that_was_taken_away_is_made_anew(places: Places) -> None:
     async def scenario() -> None:
         words = Words.heard(places.words)

@@ -65,6 +65,9 @@ class Emulators:
     async def serves_disks(self, vm: Vm, domid: int) -> bool:
         return False
 
+    async def disk_refused(self, domid: int, devid: int) -> str:
+        raise AssertionError("no QEMU serves disks here")
+
     async def attach_pci(self, domid: int, address: str) -> None:
         self.asked.append(("attach", domid, address))
 

@@ -14,7 +14,7 @@ from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.domain.handles import handle_of
 from xenopsd.backends.xen.domain.layout import Rings
 from xenopsd.backends.xen.domain.memory import plan_memory
-from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
+from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, SetPerms, Write
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "xenstore"
 HANDLE = "11111111-2222-4333-8444-555555555555"
@@ -54,6 +54,8 @@ def told(change: Change) -> str:
             return f"{path}{_as(perms)}"
         case Remove(path):
             return f"{path} is removed"
+        case SetPerms(path, perms):
+            return f"{path} is from now on{_as(perms)}"
         case _:
             return repr(change)
 
@@ -72,15 +74,43 @@ def test_golden_trees(kind: str) -> None:
     assert text == path.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 writes it anew; read the difference"
 
 
+def perms_after(changes: list[Change]) -> dict[str, tuple[str, ...]]:
+    """Who may what in the end: a node is made with the permissions of the one above it, unless others are given."""
+    perms: dict[str, tuple[str, ...]] = {"": ("n0",)}
+
+    def make(path: str, given: tuple[str, ...]) -> None:
+        above = path.rpartition("/")[0]
+        if above not in perms:
+            make(above, ())
+        if given or path not in perms:
+            perms[path] = given or perms[above]
+
+    for change in changes:
+        match change:
+            case Write(path, _, given) | Mkdir(path, given):
+                make(path, given)
+            case SetPerms(path, given):
+                perms[path] = given
+            case Remove(path):
+                for gone in [known for known in perms if known == path or known.startswith(path + "/")]:
+                    del perms[gone]
+    return perms
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_guest_owns_only_what_it_must_write(kind: str) -> None:
-    owned = {
-        change.path.removeprefix("/local/domain/7/")
-        for change in changes_of(a_vm(kind))
-        if isinstance(change, Write | Mkdir) and change.perms and change.perms[0] == "n7"
-    }
-    assert owned == {*layout._GUEST_WRITES, "vm-data"}
-    assert not any(path.startswith(("console", "serial", "store")) for path in owned)
+    perms = perms_after(changes_of(a_vm(kind)))
+    owned = {path for path, who in perms.items() if who[0] == "n7"}
+    writes = (*layout._GUEST_WRITES, *(layout._A_PC_WRITES if kind == "hvm" else ()))
+    theirs = {*writes, "vm-data", "vm-data/a", "device/suspend/event-channel"}
+    assert owned == {f"/local/domain/7/{path}" for path in theirs}
+    assert not any(who[1:] and {"w7", "b7"} & set(who[1:]) for who in perms.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_noted_of_a_guest_is_not_for_its_eyes(kind: str) -> None:
+    perms = perms_after(changes_of(a_vm(kind)))
+    assert {perms[path] for path in perms if path.startswith(("/xenopsd/", "/libxl/"))} == {("n0",)}
 
 
 @given(st.dictionaries(st.text(max_size=30).map(lambda text: f"vm-data/{text}") | st.text(max_size=30), st.text()))

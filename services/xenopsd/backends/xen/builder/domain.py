@@ -19,6 +19,7 @@ from xenopsd.backends.xen.libxc import Xc
 MIB = 1 << 20
 _PAGES_PER_MIB = 256
 _INVALID_KERNEL = "XC_INVALID_KERNEL"  # what libxenguest has instead of an errno
+_OUT_OF_MEMORY, _DOES_NOT_FIT = "XC_OUT_OF_MEMORY", "xc_dom_chk_alloc_pages: segment"  # of the guest's own memory
 _PV_CONTAINER, _HVM_CONTAINER = 0, 1
 _VGA_HOLE_PAGES = 0x20
 _INFO_PFN, _INFO_OFFSET = 0x9F, 0x800
@@ -37,9 +38,13 @@ def build(xc: Xc, kernels: Kernels, order: Build, desk: Desk) -> None:
                 case GuestKind.HVM:
                     built = _hvm(xc, order, dom)
         except HypercallFailed as failure:
-            if failure.errno != _INVALID_KERNEL:
-                raise
-            raise IoError(order.kernel, f"this is no kernel that Xen can boot ({failure.reason})") from failure
+            if failure.errno == _INVALID_KERNEL:
+                raise IoError(order.kernel, f"this is no kernel that Xen can boot ({failure.reason})") from failure
+            if failure.errno == _OUT_OF_MEMORY and _DOES_NOT_FIT in failure.reason:
+                what = "with its ramdisk it does" if order.ramdisk else "it does"
+                size = f"the {order.memory_target_mib} MiB of memory that this guest has"
+                raise IoError(order.kernel, f"{what} not fit into {size} ({failure.reason})") from failure
+            raise
         desk.tell(built)
 
 

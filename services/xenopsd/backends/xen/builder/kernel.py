@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from xenops.errors import IoError
 
@@ -178,13 +179,13 @@ def _decompress(untrusted_packed: bytes, unzstd: Unzstd) -> bytes | None:
     if untrusted_packed.startswith(ELF):
         return untrusted_packed
     if untrusted_packed.startswith(GZIP):
-        return _whole(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(untrusted_packed, SIZE_LIMIT + 1))
+        return _whole(zlib.decompressobj(zlib.MAX_WBITS | 16), untrusted_packed)
     if untrusted_packed.startswith(XZ):
-        return _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(untrusted_packed, SIZE_LIMIT + 1))
+        return _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ), untrusted_packed)
     if untrusted_packed.startswith(LZMA):
-        return _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(untrusted_packed, SIZE_LIMIT + 1))
+        return _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE), untrusted_packed)
     if untrusted_packed.startswith(BZIP2):
-        return _whole(bz2.BZ2Decompressor().decompress(untrusted_packed, SIZE_LIMIT + 1))
+        return _whole(bz2.BZ2Decompressor(), untrusted_packed)
     if untrusted_packed.startswith(ZSTD):
         size = int.from_bytes(untrusted_packed[-4:], "little")  # the kernel's build puts it there
         if size > SIZE_LIMIT:
@@ -195,7 +196,17 @@ def _decompress(untrusted_packed: bytes, unzstd: Unzstd) -> bytes | None:
     raise ValueError(f"its packing is not known ({untrusted_packed[:4].hex()})")
 
 
-def _whole(image: bytes) -> bytes:
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _whole(decompressor: _Decompressor, untrusted_packed: bytes) -> bytes:
+    image = decompressor.decompress(untrusted_packed, SIZE_LIMIT + 1)
     if len(image) > SIZE_LIMIT:
         raise ValueError(f"it is larger than {SIZE_LIMIT >> 20} MiB")
+    if not decompressor.eof:
+        raise ValueError("it ends too early")
     return image

@@ -14,6 +14,7 @@ Nothing of a record becomes an option of its own: a comma within a value is doub
 import ipaddress
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from xenops.errors import BadRequest
 from xenops.types.device_number import Bus, DeviceNumber
@@ -103,6 +104,17 @@ def emulated_nics(machine: Metadata) -> list[Vif]:
 def pci_id(address: str) -> str:
     """The name of a passed-through function in the monitor."""
     return f"pci-pt-{address.replace(':', '_')}"
+
+
+def missing_vcpus(untrusted_slots: object, n: int) -> list[dict[str, Any]]:
+    """The devices to be added so that the guest has its first n vCPUs; the slots are QEMU's answer to query-hotpluggable-cpus."""
+    slots = [slot for slot in untrusted_slots if isinstance(slot, dict)] if isinstance(untrusted_slots, list) else []
+    slots.sort(key=lambda slot: [slot["props"].get(f"{part}-id", 0) for part in ("socket", "core", "thread")])
+    return [
+        {"driver": slot["type"], "id": f"cpu-{number}", **slot["props"]}
+        for number, slot in enumerate(slots[:n])
+        if "qom-path" not in slot
+    ]
 
 
 def _own(name: str, places: Places, sandbox: bool) -> list[str]:

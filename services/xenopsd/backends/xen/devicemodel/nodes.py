@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands in xenstore of a device model. Pure.
 
-/local/domain/0/device-model/<n>          state: QEMU writes "running" when it is ready     guest reads
+/local/domain/0/device-model/<n>          state: QEMU writes "running" when it is ready
 /local/domain/<n>/image/device-model-pid  its process                                       xl reads
 /local/domain/<n>/serial/0/tty            the terminal of the first serial port             `xl console` reads
 /libxl/<n>/dm-version                     qemu_xen                                          xl reads
@@ -30,7 +30,7 @@ def state(domid: int) -> str:
 
 def starting(domid: int) -> list[Change]:
     """Before it starts."""
-    return [Mkdir(_own(domid), ("n0", f"r{domid}")), Write(note(domid), "starting")]
+    return [Mkdir(_own(domid), ("n0",)), Write(note(domid), "starting")]
 
 
 def running(domid: int, pid: int, untrusted_ports: object) -> list[Change]:

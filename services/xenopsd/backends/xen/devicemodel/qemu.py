@@ -36,7 +36,7 @@ from xenopsd.backends.xen.devicemodel.running import Ears, Running
 from xenopsd.backends.xen.devicemodel.words import Words
 from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.domain.handles import handle_of
-from xenopsd.backends.xen.domctl import Shutdown
+from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.xenstore.changes import Write
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 START_S = 60.0
 _QUIT_S, _TERMINATE_S, _KILL_S = 5.0, 5.0, 10.0
 _DETACH_S = 10.0
+_THEIRS_S = 20.0  # how long another toolstack may take to take a domain away
 
 T = TypeVar("T")
 
@@ -132,6 +133,11 @@ class DeviceModels:
                     raise
         return True
 
+    async def disk_refused(self, domid: int, devid: int) -> str:
+        """Wait until a QEMU cannot serve that qdisk; what it says of it, untrusted."""
+        running = self._find(domid)
+        return await running.complaint(b"device '%d'" % devid) if running is not None else "its QEMU has ended"
+
     async def stop(self, domid: int) -> None:
         """End it; nothing of it is left. Idempotent. Raises `StepTimedOut` when the kernel does not let it go."""
         async with self._turns[domid]:
@@ -171,6 +177,12 @@ class DeviceModels:
         if running is not None:
             source = None if path is None else arguments.medium_path(path)
             await _done(running, running.change_medium(devid, source))
+
+    async def add_vcpus(self, domid: int, n: int) -> None:
+        """Plug vCPUs until there are n, as a PC's guest learns of them. Without a device model there is nothing to do."""
+        running = self._emulator(domid)
+        if running is not None:
+            await _done(running, running.add_vcpus(n))
 
     async def attach_pci(self, domid: int, address: str) -> None:
         """Show a PCI function. Without a device model there is nothing to do: it finds it when it starts."""
@@ -256,6 +268,9 @@ class DeviceModels:
 
     async def _ended_by_itself(self, domid: int) -> None:
         """Its guest cannot go on without it. One that is being started or stopped is none of this."""
+        vm = self._world.domains.machine(domid)
+        if vm is not None:  # `xl destroy` pauses a domain and ends its QEMU: it is to be left to it
+            await self._world.domains.wait(vm, _runs_or_is_gone, _THEIRS_S)
         async with self._turns[domid]:
             noted = await self._world.xs.read(nodes.note(domid))
             if noted != nodes.RUNNING or self._find(domid) is not None:
@@ -285,6 +300,10 @@ class DeviceModels:
         chore = asyncio.create_task(done())
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
+
+
+def _runs_or_is_gone(info: DomainInfo | None) -> bool:
+    return info is None or not info.paused
 
 
 async def _done(running: Running, work: Awaitable[T]) -> T:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What device models need of the other rooms: a narrow view of the world, so that a test can be a world of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from xenopsd.backends.port import Changed, RunProgram
-from xenopsd.backends.xen.domctl import Shutdown
+from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.options import XenOptions
 from xenopsd.backends.xen.xenstore.client import XenStore
 
@@ -26,6 +26,9 @@ class Guests(Protocol):
 
     def items(self) -> list[tuple[str, int]]:
         """All machines that have domains."""
+
+    async def wait(self, vm: str, until: Callable[[DomainInfo | None], bool], timeout_s: float) -> bool:
+        """Wait until the hypervisor says that of a machine's domain; false when the time is up."""
 
 
 class Host(Protocol):

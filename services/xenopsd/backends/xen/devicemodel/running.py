@@ -80,6 +80,11 @@ class Running:
         finally:
             self._changing.discard(devid)
 
+    async def add_vcpus(self, n: int) -> None:
+        """Show the guest its first n vCPUs; it keeps those that it has."""
+        for device in arguments.missing_vcpus(await self.execute("query-hotpluggable-cpus"), n):
+            await self.execute("device_add", device)
+
     async def attach_pci(self, address: str) -> None:
         """Show a function to the guest; one that it has is left to it."""
         known = await self.execute("qom-list", {"path": "/machine/peripheral"})
@@ -103,6 +108,18 @@ class Running:
         finally:
             self._removals.pop(id, None)
         return True
+
+    async def complaint(self, text: bytes) -> str:
+        """Wait until it complains of that, or ends; what it said."""
+        hearing = asyncio.create_task(self.words.about(text))
+        ending = asyncio.create_task(self.process.ended.wait())
+        try:
+            await asyncio.wait((hearing, ending), return_when=asyncio.FIRST_COMPLETED)
+            return hearing.result() if hearing.done() else f"its QEMU has ended: {self.words.last or 'without a word'}"
+        finally:
+            hearing.cancel()
+            ending.cancel()
+            await asyncio.gather(hearing, ending, return_exceptions=True)
 
     async def close(self) -> None:
         """Let go of it; it runs on. Idempotent."""

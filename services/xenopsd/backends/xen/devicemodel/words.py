@@ -17,6 +17,7 @@ class Words:
 
     def __init__(self, path: Path) -> None:
         self._kept = b""
+        self._more = asyncio.Event()
         # For writing, too: it stays open when the other side ends, and QEMU need not wait until somebody listens.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop = asyncio.get_running_loop()
@@ -43,6 +44,17 @@ class Words:
             self._on_words()
         return printable(self._kept)
 
+    async def about(self, text: bytes) -> str:
+        """Wait for a line with that text in it; it is taken out, and what was said there is untrusted."""
+        while True:
+            lines = self._kept.splitlines(keepends=True)
+            for line in lines:
+                if text in line and line.endswith(b"\n"):
+                    self._kept = b"".join(other for other in lines if other is not line)
+                    return printable(line)
+            self._more.clear()
+            await self._more.wait()
+
     def close(self) -> None:
         """Listen no more. Idempotent."""
         if self._fd >= 0:
@@ -53,6 +65,7 @@ class Words:
     def _on_words(self) -> None:
         try:
             self._kept = (self._kept + os.read(self._fd, _CHUNK))[-KEPT:]
+            self._more.set()
         except BlockingIOError:
             return
 

@@ -8,7 +8,7 @@ it is something that a state is made of. Back ends in driver domains are not wat
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from xenops.errors import Fault, IoError
@@ -18,6 +18,7 @@ from xenopsd.backends.xen.devices import medium, xenbus
 from xenopsd.backends.xen.devices.medium import Identity
 from xenopsd.backends.xen.devices.xenbus import State
 from xenopsd.backends.xen.domain import layout
+from xenopsd.backends.xen.domctl import DomainInfo
 from xenopsd.backends.xen.xenstore.client import XenStore
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _KINDS = {"vbd": ("vbd", Kind.VBD), "qdisk": ("vbd", Kind.VBD), "vif": ("vif", K
 _DISKS = ("vbd", "qdisk")
 _TELLING = ("state", "online", "params", "kthread-pid", "")
 _TOGETHER_S = 0.2  # a plug of ours is over by then: it is looked at once, and does not slow itself down
+_THEIRS_S = 20.0  # how long another toolstack may take to take a domain away
 _OF_A_DISK = ("physical-device", "params", "mode")
 _AT_ONCE = 64
 
@@ -44,8 +46,15 @@ class Use:
 class BackEnds:
     """All back ends of the control domain."""
 
-    def __init__(self, xs: XenStore, machine: Callable[[int], str | None], changed: Changed) -> None:
-        self._xs, self._machine, self._changed = xs, machine, changed
+    def __init__(
+        self,
+        xs: XenStore,
+        machine: Callable[[int], str | None],
+        info: Callable[[str], Awaitable[DomainInfo | None]],
+        changed: Changed,
+    ) -> None:
+        self._xs, self._machine, self._info, self._changed = xs, machine, info, changed
+        self._later: set[asyncio.TimerHandle] = set()
         self._uses: dict[Key, Use] = {}
         self._by_identity: dict[Identity, set[Key]] = {}
         self._surveyed = False
@@ -57,12 +66,16 @@ class BackEnds:
 
     async def follow(self) -> None:
         """Learn and tell, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tell())
-            async with self._xs.watch(TOP) as events:
-                await anext(events)  # it fires once in the beginning
-                async for path in events:
-                    self._hear(path)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell())
+                async with self._xs.watch(TOP) as events:
+                    await anext(events)  # it fires once in the beginning
+                    async for path in events:
+                        self._hear(path)
+        finally:
+            for timer in self._later:
+                timer.cancel()
 
     async def claim(self, key: Key, identity: Identity, *, path: str, writes: bool) -> None:
         """A domain is about to use that disk. Raises `IoError` when another one does, in a way that forbids it."""
@@ -176,8 +189,23 @@ class BackEnds:
         now = (_phase(state), *(value or "" for value in rest))
         before = self._signatures.get(key)
         self._signatures[key] = now
-        if before != now and not (before is None and now[:2] == ("waiting", "1")):
+        if before == now or (before is None and now[:2] == ("waiting", "1")):
+            return
+        info = await self._info(vm) if now[0] == "ending" else None
+        if info is not None and info.paused:
+            self._tell_later(noun, f"{vm}.{dev}")
+        else:
             self._changed(noun, f"{vm}.{dev}")
+
+    def _tell_later(self, noun: Kind, id: str) -> None:
+        """A guest that is paused lets go of nothing: `xl destroy` takes it away, and would stumble over what we do to it."""
+
+        def tell() -> None:
+            self._later.discard(timer)
+            self._changed(noun, id)
+
+        timer = asyncio.get_running_loop().call_later(_THEIRS_S, tell)
+        self._later.add(timer)
 
 
 def _folder(key: Key) -> str:

@@ -36,6 +36,9 @@ class Emulators(Protocol):
     async def serves_disks(self, vm: Vm, domid: int) -> bool:
         """Whether a QEMU is there that serves this domain's qdisk back ends; one is started for a guest that has none otherwise."""
 
+    async def disk_refused(self, domid: int, devid: int) -> str:
+        """Wait until a QEMU cannot serve that disk; what it says of it, untrusted."""
+
     async def attach_pci(self, domid: int, address: str) -> None:
         """Show a PCI function. Without a device model there is nothing to do: it finds it when it starts."""
 

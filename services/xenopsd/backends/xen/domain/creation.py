@@ -17,7 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from xenops.errors import AlreadyExists, BadRequest, DoesNotExist, HypercallFailed, StepTimedOut, Unimplemented
+from xenops.errors import (
+    AlreadyExists,
+    BadRequest,
+    BootloaderError,
+    DoesNotExist,
+    HypercallFailed,
+    StepTimedOut,
+    Unimplemented,
+)
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Direct, Hvm, Pv, Pvh, Vm
 from xenopsd.backends.port import Progress
@@ -49,6 +57,8 @@ _EMULATED = {GuestKind.PV: EMULATE_NOTHING, GuestKind.PVH: EMULATE_LAPIC, GuestK
 # What xl gives a guest that asks for Viridian: base, frequencies, time reference count, APIC assistance, crash registers.
 _VIRIDIAN = 0b1100101
 _SECONDS = re.compile(r"-?[0-9]{1,10}")
+_HVM_VCPUS = 128  # hvm_info_table.h: HVM_MAX_VCPUS
+_CMDLINE_LIMIT = 1023  # xen.h: MAX_GUEST_CMDLINE, with its last zero
 _TIMER_MODE = 1  # as xl: ticks that were missed are not made up for
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -79,11 +89,21 @@ def kind_of(vm: Vm) -> GuestKind:
 async def create(world: World, vm: Vm) -> None:
     """An empty domain. Raises `AlreadyExists`, `HypercallFailed`."""
     kind = kind_of(vm)
+    _refuse_impossible(vm)
     old = await world.domains.info(vm.id)
     if old is not None and not (old.shutdown and old.shutdown_reason == Shutdown.SUSPEND):
         raise AlreadyExists("domain", vm.id)
     await destroy(world, vm)  # one that is suspended in place, or what is left of one that vanished
     await world.domains.create(vm, lambda handle: _wanted(vm, kind, handle))
+
+
+def _refuse_impossible(vm: Vm) -> None:
+    """Raise `BadRequest` for what Xen would refuse without a word of why."""
+    if not isinstance(vm.ty, Pv) and vm.vcpu_max > _HVM_VCPUS:
+        raise BadRequest("vm.vcpu_max", f"is {vm.vcpu_max}; Xen gives {_HVM_VCPUS} at most to a guest that is not PV")
+    if isinstance(vm.ty, Hvm) and vm.memory_dynamic_max >> 20 <= vm.ty.video_mib:
+        memory = f"is {vm.memory_dynamic_max >> 20} MiB, and the graphics card takes {vm.ty.video_mib} MiB of that"
+        raise BadRequest("vm.memory_dynamic_max", memory)
 
 
 def _wanted(vm: Vm, kind: GuestKind, handle: UUID) -> CreateDomain:
@@ -116,11 +136,11 @@ def _flag(vm: Vm, key: str, *, default: bool) -> bool:
     return _WORDS[text.lower()]
 
 
-def _figure(vm: Vm, key: str, default: int) -> int:
+def _figure(vm: Vm, key: str, default: int, *, most: int = 9_999_999) -> int:
     """A platform key that is a number. Raises `BadRequest`."""
     text = vm.platformdata.get(key, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise BadRequest(f"platformdata.{key}", f"{text!r:.40} is no number")
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= most):
+        raise BadRequest(f"platformdata.{key}", f"{text!r:.40} is no number up to {most}")
     return int(text)
 
 
@@ -129,7 +149,7 @@ async def build(world: World, machine: Metadata, *, force: bool) -> None:
     vm = machine.vm
     domid = world.domains.require(vm.id)
     plan = plan_memory(vm)
-    async with world.ledger.reserved(plan.needed_kib, force=force), _kernel(world, machine) as kernel:
+    async with world.ledger.reserved(domid, plan.needed_kib, force=force), _kernel(world, machine) as kernel:
         timeoffset = _timeoffset(world, vm)
         store_port, console_port = await world.xc.outfit(domid, _outfit(vm, plan, timeoffset))
         order = Build(
@@ -158,7 +178,7 @@ async def restore(world: World, machine: Metadata, path: Path, progress: Progres
     vm = machine.vm
     domid = world.domains.require(vm.id)
     plan = plan_memory(vm, target_bytes=note.memory_bytes if note else None)
-    async with world.ledger.reserved(plan.needed_kib, force=False):
+    async with world.ledger.reserved(domid, plan.needed_kib, force=False):
         timeoffset = (note.timeoffset if note else "") or _timeoffset(world, vm)
         store_port, console_port = await world.xc.outfit(domid, _outfit(vm, plan, timeoffset))
         order = Restore(
@@ -172,6 +192,8 @@ async def restore(world: World, machine: Metadata, path: Path, progress: Progres
         async with world.builders.take() as builder:
             done = await builder.restore(order, progress=progress)
             rings = Rings(done.store_mfn, store_port, done.console_mfn, console_port)
+            if note and note.vcpus:
+                await world.xs.commit(layout.vcpus(domid, vm.vcpu_max, min(note.vcpus, vm.vcpu_max)))
             if note and note.target_bytes:  # as it was: what the guest makes of it goes by where it began
                 plan = replace(plan, target_kib=note.target_bytes >> 10)
             await _introduce(world, vm, domid, rings, plan, timeoffset=timeoffset)
@@ -220,7 +242,7 @@ def _outfit(vm: Vm, plan: MemoryPlan, timeoffset: str) -> Outfit:
 def _hvm_params(vm: Vm) -> dict[HvmParam, int]:
     if isinstance(vm.ty, Pv):
         return {}
-    params = {HvmParam.TIMER_MODE: _figure(vm, "timer_mode", _TIMER_MODE)}
+    params = {HvmParam.TIMER_MODE: _figure(vm, "timer_mode", _TIMER_MODE, most=3)}
     if isinstance(vm.ty, Hvm):
         params[HvmParam.HPET_ENABLED] = int(_flag(vm, "hpet", default=True))
         if _flag(vm, "viridian", default=False):
@@ -250,10 +272,20 @@ async def _kernel(world: World, machine: Metadata) -> AsyncIterator[Kernel]:
         case Hvm():
             yield Kernel(str(world.programs["hvmloader"]), firmware=str(world.programs["seabios"]))
         case Pv(boot=Direct() as boot) | Pvh(boot=Direct() as boot):
+            if too_long := _too_long(boot.cmdline):
+                raise BadRequest("vm.ty.boot.cmdline", too_long)
             yield Kernel(boot.kernel, str(boot.ramdisk) if boot.ramdisk else None, boot.cmdline)
         case _:
             async with booting(world, machine) as found:
+                if too_long := _too_long(found.cmdline):
+                    raise BootloaderError(machine.vm.id, f"the command line that it found {too_long}")
                 yield Kernel(str(found.kernel), str(found.ramdisk) if found.ramdisk else None, found.cmdline)
+
+
+def _too_long(cmdline: str) -> str:
+    """What is to be said of a command line of which Xen would cut off the end in silence; usually nothing."""
+    length = len(cmdline.encode())
+    return f"is {length} bytes long; Xen takes {_CMDLINE_LIMIT}" if length > _CMDLINE_LIMIT else ""
 
 
 async def keep_clock(world: World, vm: Vm, domid: int) -> None:

@@ -18,7 +18,7 @@ from xenopsd.backends.port import ShutdownReason
 from xenopsd.backends.xen.domain import layout, shutdown
 from xenopsd.backends.xen.domain.memory import plan_memory, shadow
 from xenopsd.backends.xen.domctl import HvmParam
-from xenopsd.backends.xen.world import World, free_memory
+from xenopsd.backends.xen.world import World
 from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
 from xenopsd.backends.xen.xenstore.transaction import Transaction
 
@@ -52,12 +52,13 @@ async def has_terminal(world: World, domid: int) -> None:
 
 
 async def set_vcpus(world: World, vm: Vm, n: int) -> None:
-    """The guest brings them on line or takes them off."""
+    """The guest brings them on line or takes them off; an emulated PC can get more of them and not lose any."""
     domid = await built(world, vm)
     if not 1 <= n <= vm.vcpu_max:
         raise InvalidVcpus(vm.vcpu_max)
-    note = Write(f"{layout.private(domid)}/vcpus", str(n))
-    await world.xs.commit([*layout.vcpus(domid, vm.vcpu_max, n), note])
+    await world.xs.commit(layout.vcpus(domid, vm.vcpu_max, n))
+    if isinstance(vm.ty, Hvm):
+        await world.device_models.add_vcpus(domid, n)
     world.trees.touch(domid)
 
 
@@ -67,7 +68,7 @@ async def set_memory_range(world: World, vm: Vm, minimum: int, maximum: int) -> 
     plan = plan_memory(vm)
     info = await world.domains.info(vm.id)
     has_kib = info.memory_kib if info is not None else 0
-    most_kib = has_kib + await free_memory(world.xc) - world.ledger.promised_kib
+    most_kib = has_kib + await world.ledger.free_kib()
     target_kib = max(minimum >> 10, min(maximum >> 10, plan.static_max_kib, most_kib))
     # The limit first when it grows, so that the guest is not refused; xl's slack above it stays.
     await world.xc.set_max_mem(domid, target_kib + plan.max_kib - plan.static_max_kib)
@@ -88,7 +89,7 @@ async def set_shadow_multiplier(world: World, vm: Vm, multiplier: float) -> None
         raise Unimplemented("vm.set_shadow_multiplier")
     domid = await built(world, vm)
     wanted_mib, has_mib = shadow(vm, multiplier), await world.xc.get_shadow_allocation(domid)
-    free_kib = await free_memory(world.xc) - world.ledger.promised_kib
+    free_kib = await world.ledger.free_kib()
     if (wanted_mib - has_mib) << 10 > free_kib:
         raise NotEnoughMemory((wanted_mib - has_mib) << 20, max(0, free_kib) << 10)
     await world.xc.set_shadow_allocation(domid, wanted_mib)

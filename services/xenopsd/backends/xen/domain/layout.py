@@ -8,8 +8,9 @@
     /xenopsd/domain/<n>           what must be found again after a restart       control domain
     /xenopsd/machine/<uuid>       which machine has which domain                 control domain
 
-A node has the permissions of the one above it unless others are given, so they are given only where they change:
-half the requests, and xenstored's answers are most of what a start costs.
+A node has the permissions that the one above it had when it was made, unless others are given. So they are given only
+where they change, and what the guest may write is made while all of its tree is the guest's, as nobody sees before the
+transaction ends: half the requests, and xenstored's answers are a large part of what a start costs.
 
 Laid out as xl 4.17 does it (docs/misc/xenstore-paths.pandoc), with the notes of our own kept apart. Differences are
 explained in docs/xenstore.md.
@@ -21,7 +22,7 @@ from uuid import UUID
 
 from xenops.types.vm import Bios, Hvm, Pv, Vm
 from xenopsd.backends.xen.domain.memory import MemoryPlan
-from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, Write
+from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, SetPerms, Write
 
 OURS = ("n0",)
 # It knows no words: whatever begins with a 1 is true to it.
@@ -35,13 +36,13 @@ _GUEST_WRITES = (
     "control/feature-reboot",
     "control/feature-suspend",
     "control/sysrq",
-    "device/suspend/event-channel",
     "data",
     "drivers",
     "feature",
     "attr",
     "error",
 )
+_A_PC_WRITES = ("control/feature-s3", "control/feature-s4")
 
 
 def domain(domid: int) -> str:
@@ -91,17 +92,17 @@ def created(vm: Vm, handle: UUID, domid: int, nonce: UUID, *, created_ms: int) -
 
     def changes() -> Iterator[Change]:
         yield Remove(top)
-        yield Mkdir(top, guest_reads)
+        yield Mkdir(top, guest_owns)
+        yield from _guests_part(vm, top)
+        yield SetPerms(f"{top}/control", guest_reads)
+        yield SetPerms(top, guest_reads)
         yield from _vm_tree(vm, handle, guest_reads, created_ms)
         yield Remove(libxl(domid))
         yield Write(f"{libxl(domid)}/type", xl_type(vm))
         yield Write(f"{top}/vm", tree)
         yield Write(f"{top}/name", vm.name)
         yield Write(f"{top}/domid", str(domid))
-        for folder in ("cpu", "memory", "device", "control", *(("hvmloader",) if isinstance(vm.ty, Hvm) else ())):
-            yield Mkdir(f"{top}/{folder}")
-        for path in _GUEST_WRITES:
-            yield Write(f"{top}/{path}", "", guest_owns)
+        yield Write(f"{top}/device/suspend/event-channel", "", guest_owns)
         yield Write(f"{top}/control/platform-feature-multiprocessor-suspend", "1")
         yield Write(f"{top}/control/platform-feature-xs_reset_watches", "1")
         for number in range(vm.vcpu_max):
@@ -110,9 +111,9 @@ def created(vm: Vm, handle: UUID, domid: int, nonce: UUID, *, created_ms: int) -
         yield Write(f"{top}/console/output", "pty")
         yield Write(f"{top}/console/limit", _CONSOLE_LIMIT)
         yield Write(f"{top}/console/tty", "")  # xenconsoled fills it in
-        if isinstance(vm.ty, Pv):
-            yield Write(f"{tree}/image/ostype", "linux")
-        yield from _own_data(vm, top, guest_owns)
+        if isinstance(vm.ty, Pv | Hvm):
+            yield Write(f"{tree}/image/ostype", "linux" if isinstance(vm.ty, Pv) else "hvm")
+        yield from _platform(vm, top)
         yield from _notes(vm, handle, domid, created_ms)
         yield Remove(claim(nonce))
 
@@ -138,13 +139,19 @@ def _vm_tree(vm: Vm, handle: UUID, guest_reads: tuple[str, ...], created_ms: int
     yield Write(f"{tree}/start_time", f"{created_ms // 1000}.{created_ms % 1000 // 10:02}")  # `xl uptime` reads it
 
 
-def _own_data(vm: Vm, top: str, guest_owns: tuple[str, ...]) -> Iterator[Change]:
-    yield Mkdir(f"{top}/vm-data", guest_owns)
+def _guests_part(vm: Vm, top: str) -> Iterator[Change]:
+    for path in (*_GUEST_WRITES, *(_A_PC_WRITES if isinstance(vm.ty, Hvm) else ())):
+        yield Write(f"{top}/{path}")
+    yield Mkdir(f"{top}/vm-data")
     for key, value in guest_data(vm.xsdata).items():
         yield Write(f"{top}/{key}", value)
+
+
+def _platform(vm: Vm, top: str) -> Iterator[Change]:
     platform = dict(vm.platformdata)
     if isinstance(vm.ty, Hvm):
-        platform = {"acpi": str(int(vm.ty.acpi)), "acpi_s3": "1", "acpi_s4": "1", **platform}
+        usual = {"acpi_s3": "1", "acpi_s4": "1", "acpi_laptop_slate": "0", "device-model": "qemu_xen"}
+        platform = {"acpi": str(int(vm.ty.acpi)), **usual, **platform}
         platform |= {
             key: _DIGITS.get(platform[key].lower(), platform[key]) for key in _READ_BY_HVMLOADER & platform.keys()
         }
@@ -200,8 +207,9 @@ def guest_data(xsdata: Mapping[str, str]) -> dict[str, str]:
 
 
 def vcpus(domid: int, total: int, online: int) -> list[Change]:
-    """Which vCPUs a guest should have on line."""
-    return [Write(f"{domain(domid)}/cpu/{number}/availability", _line(number, online)) for number in range(total)]
+    """Which vCPUs a guest should have on line, other than it was registered with."""
+    lines = [Write(f"{domain(domid)}/cpu/{number}/availability", _line(number, online)) for number in range(total)]
+    return [*lines, Write(f"{private(domid)}/vcpus", str(online))]
 
 
 def xl_type(vm: Vm) -> str:

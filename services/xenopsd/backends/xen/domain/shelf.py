@@ -6,7 +6,7 @@ A file a machine, written whole or not at all; it outlives the host's reboot, as
 
 import os
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -18,10 +18,11 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Suspended(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine whose memory is in an image: how large that is, how large it should be, and what its clock was set to."""
+    """A machine whose memory is in an image: how large that is and should be, its vCPUs, and what its clock was set to."""
 
     memory_bytes: Bytes
     target_bytes: Bytes = 0  # 0: as large as it is
+    vcpus: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0  # 0: as registered
     timeoffset: str = ""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.xenstore.client import XenStore
 
-_TOGETHER_S = 0.05  # changes that come this close together are told as one
+_TOGETHER_S = 0.25  # changes that come this close together are told as one: a guest that boots makes many
 # Below a domain's tree: what a state is made of. Devices are watched by their own rooms.
 _TELLING = ("attr", "console", "control", "data", "drivers", "feature", "memory", "serial", "vm-data", "xenserver")
 
