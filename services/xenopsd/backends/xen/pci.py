@@ -10,10 +10,8 @@ Without an IOMMU a function reaches all memory of the host: then only PV guests 
 
 import asyncio
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from xenops.errors import (
@@ -21,7 +19,6 @@ from xenops.errors import (
     DoesNotExist,
     HypercallFailed,
     IoError,
-    PcibackNotLoaded,
     StepTimedOut,
     Unimplemented,
 )
@@ -31,6 +28,7 @@ from xenops.types.record import UNSET
 from xenops.types.vm import Hvm, Pv, Pvh, Vm
 from xenopsd.backends.port import DeviceAction
 from xenopsd.backends.xen.devices import xenbus
+from xenopsd.backends.xen.devices.function import Functions, Region, sbdf
 from xenopsd.backends.xen.devices.rooms import Host
 from xenopsd.backends.xen.devices.xenbus import State
 from xenopsd.backends.xen.domain import layout
@@ -39,7 +37,6 @@ from xenopsd.backends.xen.xenstore.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
-_IO, _MEMORY = 0x100, 0x200  # IORESOURCE_IO, IORESOURCE_MEM: linux/ioport.h
 _PAGE = 12
 _MEET_S = 5.0  # a guest whose driver looks for it has begun by then
 _LET_GO_S = 20.0
@@ -51,110 +48,13 @@ _WITHOUT_IOMMU = (
 )
 
 
-@dataclass(frozen=True)
-class Region:
-    """What a function decodes: I/O ports or memory, both ends included."""
-
-    ports: bool
-    first: int
-    last: int
-
-
-def regions(untrusted_resource: str) -> Iterator[Region]:
-    """The lines of sysfs' `resource`: first, last and flags; a region that is not there is all zeros."""
-    for line in untrusted_resource.splitlines():
-        words = line.split()
-        if len(words) != 3:
-            continue
-        try:
-            first, last, flags = (int(word, 16) for word in words)
-        except ValueError:
-            continue
-        if flags & (_IO | _MEMORY) and last >= first and last:
-            yield Region(bool(flags & _IO), first, last)
-
-
-def sbdf(address: PciAddress) -> int:
-    """Segment, bus, device and function as hypercalls take them."""
-    return address.domain << 16 | address.bus << 8 | address.dev << 3 | address.fn
-
-
-class Sysfs:
-    """The functions and drivers of this host; blocking, and quick."""
-
-    def __init__(self, root: Path) -> None:
-        self._bus = root / "bus/pci"
-
-    def take(self, address: PciAddress) -> None:
-        """pciback has it afterwards. Idempotent. Raises `PcibackNotLoaded`, `DoesNotExist`, `IoError`."""
-        pciback = self._bus / "drivers/pciback"
-        if not pciback.is_dir():
-            raise PcibackNotLoaded()
-        if not self._device(address).is_dir():
-            raise DoesNotExist("pci", str(address))
-        driver = self.driver(address)
-        if driver == "pciback":
-            return
-        if driver:
-            self._write(self._device(address) / "driver/unbind", str(address))
-        self._write(pciback / "new_slot", str(address))
-        self._write(pciback / "bind", str(address))
-
-    def give_back(self, address: PciAddress, driver: str) -> None:
-        """pciback has it no more, the driver that had it has it again. Idempotent. Raises `IoError`."""
-        pciback = self._bus / "drivers/pciback"
-        if self.driver(address) == "pciback":
-            self._write(pciback / "unbind", str(address))
-            with suppress(IoError):  # it was there before us: then there is no slot to remove
-                self._write(pciback / "remove_slot", str(address))
-        if driver and not self.driver(address) and (self._bus / "drivers" / driver).is_dir():
-            self._write(self._bus / "drivers" / driver / "bind", str(address))
-
-    def reset(self, address: PciAddress) -> None:
-        """What the last guest did to it is forgotten, where the function can be reset."""
-        file = self._device(address) / "reset"
-        if not file.exists():
-            log.warning("%s cannot be reset", address)
-            return
-        try:
-            self._write(file, "1")
-        except IoError as error:
-            log.warning("%s was not reset: %s", address, error)
-
-    def driver(self, address: PciAddress) -> str:
-        """Which driver has it, if any."""
-        try:
-            return os.path.basename(os.readlink(self._device(address) / "driver"))
-        except OSError:
-            return ""
-
-    def resources(self, address: PciAddress) -> tuple[list[Region], int]:
-        """What it decodes, and its interrupt (0: none)."""
-        try:
-            text = (self._device(address) / "resource").read_text()
-            irq = (self._device(address) / "irq").read_text().strip()
-        except OSError as error:
-            raise IoError(str(self._device(address)), error.strerror or str(error)) from error
-        return list(regions(text)), int(irq) if irq.isascii() and irq.isdigit() else 0
-
-    def _device(self, address: PciAddress) -> Path:
-        return self._bus / "devices" / str(address)
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        try:
-            path.write_text(text)
-        except OSError as error:
-            raise IoError(str(path), error.strerror or str(error)) from error
-
-
 class XenPci:
     """PCI functions."""
 
     def __init__(
         self, world: Host, *, sysfs: Path = _SYSFS, let_go_s: float = _LET_GO_S, meet_s: float = _MEET_S
     ) -> None:
-        self._world, self._xs, self._sysfs = world, world.xs, Sysfs(sysfs)
+        self._world, self._xs, self._functions = world, world.xs, Functions(sysfs)
         self._let_go_s, self._meet_s = let_go_s, meet_s
 
     async def plug(self, vm: Vm, pci: Pci) -> None:
@@ -185,10 +85,10 @@ class XenPci:
             raise AlreadyExists("pci", str(pci.position))
         await self._xs.transact(claim)
         try:
-            driver = await asyncio.to_thread(self._sysfs.driver, pci.address)
+            driver = await asyncio.to_thread(self._functions.driver, pci.address)
             if driver not in ("", "pciback"):
                 await self._xs.commit([Write(f"{held}/driver", driver)])
-            await asyncio.to_thread(self._sysfs.take, pci.address)
+            await asyncio.to_thread(self._functions.take, pci.address)
             await self._assign(vm, domid, pci.address)
             await self._show(vm, domid, pci)
         except BaseException:
@@ -216,7 +116,7 @@ class XenPci:
         domid, driver = await self._xs.read_many([f"{_held(address)}/domid", f"{_held(address)}/driver"])
         if domid is not None:
             return  # a guest has it
-        await asyncio.to_thread(self._sysfs.give_back, address, driver or "")
+        await asyncio.to_thread(self._functions.give_back, address, driver or "")
         await self._xs.commit([Remove(_held(address))])
 
     async def state(self, vm: Vm, pci: Pci) -> PciState:
@@ -242,7 +142,7 @@ class XenPci:
             if not (isinstance(vm.ty, Pv) and self._world.options.pci_without_iommu):
                 raise IoError(str(address), _WITHOUT_IOMMU) from failed
             log.warning("%s can reach all memory of this host: no IOMMU holds it", address)
-        decoded, irq = await asyncio.to_thread(self._sysfs.resources, address)
+        decoded, irq = await asyncio.to_thread(self._functions.resources, address)
         await self._allow(domid, decoded, allow=True)
         if irq:
             pirq = await xc.map_pirq(domid, irq)
@@ -261,7 +161,7 @@ class XenPci:
 
     async def _forbid(self, domid: int, address: PciAddress) -> None:
         """The guest reaches it no more."""
-        decoded, _ = await asyncio.to_thread(self._sysfs.resources, address)
+        decoded, _ = await asyncio.to_thread(self._functions.resources, address)
         pirq = await self._xs.read(f"{_held(address)}/pirq")
         await self._allow(domid, decoded, allow=False)
         if pirq:
@@ -321,7 +221,7 @@ class XenPci:
     async def _release(self, domid: int, position: int, address: PciAddress) -> None:
         """The guest has it no more. It is left with pciback."""
         await self._world.device_models.detach_pci(domid, str(address))
-        await asyncio.to_thread(self._sysfs.reset, address)
+        await asyncio.to_thread(self._functions.reset, address)
         with suppress(HypercallFailed, DoesNotExist):  # never assigned, or gone with its domain
             await self._world.xc.deassign_device(domid, sbdf(address))
         with suppress(HypercallFailed, DoesNotExist, IoError):

@@ -17,8 +17,9 @@ from xenops.types.pci import Pci
 from xenops.types.pci_address import PciAddress
 from xenops.types.vm import Direct, Pvh, Vm
 from xenopsd.backends.port import DeviceAction
+from xenopsd.backends.xen.devices.function import Region, regions, sbdf
 from xenopsd.backends.xen.options import XenOptions
-from xenopsd.backends.xen.pci import Region, XenPci, regions, sbdf
+from xenopsd.backends.xen.pci import XenPci
 
 Play = Callable[[Any], None]
 NIC = PciAddress(bus=3, dev=0, fn=1)
