@@ -11,10 +11,12 @@ import pytest
 from tests.xen import guests
 from tests.xen.acceptance.console import attached
 from tests.xen.acceptance.desk import Desk, Story
+from xenopsd.backends.xen.domctl import Domctl, HvmParam
 
 Tell = Callable[[Story], None]
 pytestmark = pytest.mark.skipif(not os.environ.get("XEN_LIFE"), reason="long: set XEN_LIFE")
 BOOTS_S = 600
+SUSPENDED_TO_MEMORY = 3
 READ = "dd if=/dev/sr0 bs=2048 count=1 skip=16 2> /dev/null | tr -d '\\0' | cut -c 2-6"  # of the volume's description
 NO_MEDIUM = "! dd if=/dev/sr0 of=/dev/null bs=2048 count=1 2> /dev/null"
 
@@ -40,6 +42,17 @@ async def drive(desk: Desk) -> dict[str, Any]:
     [found] = [each for each in await desk.ask("vbd-list", "linux") if each["vbd"]["position"] == "hdc"]
     state: dict[str, Any] = found["state"]
     return state
+
+
+async def asleep(domid: int) -> None:
+    """Wait until QEMU has told Xen that the machine is in S3."""
+    xc = Domctl()
+    try:
+        async with asyncio.timeout(BOOTS_S):
+            while await xc.get_hvm_param(domid, HvmParam.ACPI_S_STATE) != SUSPENDED_TO_MEMORY:  # noqa: ASYNC110 (Xen has no event)
+                await asyncio.sleep(0.1)
+    finally:
+        await xc.close()
 
 
 def test_it_answers_and_sleeps_and_ends(tell: Tell) -> None:
@@ -103,7 +116,7 @@ def test_it_sleeps_as_a_pc_does(tell: Tell) -> None:
         with attached(await desk.domid("linux")) as console:
             await asyncio.to_thread(console.run, "echo deep > /sys/power/mem_sleep; echo -n mem > /tmp/how")
             console.send(b"cat /tmp/how > /sys/power/state; echo it-$unset-woke\n")
-            await asyncio.sleep(10)
+            await asleep(await desk.domid("linux"))
             await desk.call("VM.s3resume", "linux")
             await asyncio.to_thread(console.wait, "it--woke", timeout_s=BOOTS_S)
 
