@@ -51,8 +51,8 @@ CLOSED = {
     "cffi": ("xenopsd.backends.xen*",),
     "pyxs": (),
     "pika": ("xenops.bus.*", "message_switch.frames"),  # the switch uses its codec of methods
-    "kombu": ("xenops.bus.*",),
-    "amqp": ("xenops.bus.*",),
+    "kombu": (),
+    "amqp": ("xenops.bus.blocking",),
     "subprocess": ("forkexecd.posix",),
     "sqlite3": ("xenopsd.store.*", "xenopsd.backends.simulator.world.*"),
     "pickle": (),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from xenops_cli.main import run
+from xenops_cli.run import run
 
 HERE = Path(__file__).parent
 

@@ -8,12 +8,16 @@ terminal of its own.
 import asyncio
 import json
 import os
+import queue
 import sys
+import threading
+import time
 from argparse import Namespace
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
+from xenops.blocking import BlockingXenops
 from xenops.bus.memory import MemoryBus, MemorySwitch
 from xenops.bus.port import Message
 from xenops.client import Xenops
@@ -37,12 +41,15 @@ from xenops.types.vgpu import Empty, Vgpu, VgpuStat, VgpuState
 from xenops.types.vif import Vif, VifStat, VifState
 from xenops.types.vm import Added, DomainType, Hvm, PowerState, Vm, VmStat, VmState
 from xenops.types.vusb import Vusb, VusbStat, VusbState
-from xenops_cli.main import run
+from xenops_cli.console.talk import Parties
+from xenops_cli.run import run
 from xenops_cli.session import Stack
 
 FIRST = "11111111-1111-4111-8111-111111111111"
 SECOND = "22222222-2222-4222-8222-222222222222"
 MIB = 1 << 20
+QUEUE = "xenops.h.simulator"
+T = TypeVar("T")
 
 
 def vm(id: str, name: str, state: PowerState = PowerState.HALTED, **more: Any) -> VmStat:
@@ -112,6 +119,29 @@ ANSWERS: dict[str, Any] = {
 }  # fmt: skip
 
 
+class FakeBus:
+    """What a command has of a switch: one thing at a time."""
+
+    def __init__(self, bus: MemoryBus, there: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._bus, self._there = bus, there
+
+    def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
+        reply: Message = self._there(self._bus.call(queue, request, timeout_s=timeout_s))
+        return reply
+
+    def events(
+        self, patterns: list[str], timeout_s: float | None, *, lasting_s: float | None, on_gap: Any
+    ) -> Iterator[Message]:
+        came: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._there(self._bus.subscribe(patterns, came.put, on_gap=on_gap))
+        until = None if lasting_s is None else time.monotonic() + lasting_s
+        while until is None or time.monotonic() < until:
+            try:
+                yield came.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+
+
 class World:
     """What the stack answers, and what it was asked."""
 
@@ -130,9 +160,35 @@ class World:
         """With what a method was called last."""
         return next(params for name, params in reversed(self.asked) if name == wire)
 
+    @contextmanager
+    def connect(self, args: Namespace) -> Iterator[Stack]:
+        """A connection of the command line to this stack, whose services run in a thread of their own."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+
+        def there(what: Coroutine[Any, Any, T]) -> T:
+            return asyncio.run_coroutine_threadsafe(what, loop).result()
+
+        services = self._services()
+        try:
+            client = there(services.__aenter__())
+            try:
+                yield Stack(BlockingXenops(FakeBus(client, there), QUEUE), self._parties)  # type: ignore[arg-type]
+            finally:
+                there(services.__aexit__(None, None, None))
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
     @asynccontextmanager
-    async def connect(self, args: Namespace) -> AsyncIterator[Stack]:
-        """A connection of the command line to this stack."""
+    async def _parties(self) -> AsyncIterator[Parties]:
+        async with self._services() as client:
+            yield Parties(Xenops(client, QUEUE), stub(CONSOLE, client, "console.h"))
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[MemoryBus]:
         switch = MemorySwitch()
         server, client = MemoryBus(switch), MemoryBus(switch)
         async with AsyncExitStack() as opened:
@@ -148,11 +204,11 @@ class World:
                 protocol=ConsoleProtocol.VT100,
                 expires_s=30,
             )
-            await server.serve("xenops.h.simulator", Dispatcher([(i, self._service(i)) for i in INTERFACES]).answer)
+            await server.serve(QUEUE, Dispatcher([(i, self._service(i)) for i in INTERFACES]).answer)
             await server.serve("console.h", Dispatcher([(CONSOLE, self._service(CONSOLE))]).answer)
             events = asyncio.create_task(self._announce(server))
             opened.callback(events.cancel)
-            yield Stack(Xenops(client, "xenops.h.simulator"), stub(CONSOLE, client, "console.h"))
+            yield client
 
     def _service(self, interface: Any) -> object:
         members = {method.attribute: staticmethod(self._bound(method)) for method in methods(interface).values()}
@@ -186,6 +242,7 @@ class World:
 
     async def _hang_up(self) -> None:
         await asyncio.gather(*self._talks)
+        self._talks.clear()
 
     async def _announce(self, bus: MemoryBus) -> None:
         for seq in range(10**6):

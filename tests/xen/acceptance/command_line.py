@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenops_cli import main as program
+from xenops_cli import run as program
 from xenops_cli.bus import connected
 
 _ORDER = 1 << 16
