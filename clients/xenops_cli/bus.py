@@ -3,14 +3,13 @@
 
 import os
 from argparse import Namespace
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 
 import msgspec
 
-from xenops.client import connect
-from xenops.interfaces.console import CONSOLE
-from xenops.rpc import stub
+from xenops.blocking import connect_blocking
 from xenops.where import StackNotFound, Where, find
 from xenops_cli.exits import Complaint
 from xenops_cli.session import Stack
@@ -30,14 +29,11 @@ def where(args: Namespace) -> Where:
     return msgspec.structs.replace(found, amqp=args.url or found.amqp, queue=args.queue or found.queue)
 
 
-@asynccontextmanager
-async def connected(args: Namespace) -> AsyncIterator[Stack]:
+@contextmanager
+def connected(args: Namespace) -> Iterator[Stack]:
     """xenopsd and vncproxy of the stack that is meant."""
     place = where(args)
-    xenops = connect(place.amqp, place.queue, timeout_s=REPLY_S, debug_info="xenops-cli")
-    try:
-        await xenops.bus.connect(CONNECT_S)
-        host = place.queue.split(".")[1] if "." in place.queue else place.queue
-        yield Stack(xenops, stub(CONSOLE, xenops.bus, place.console or f"console.{host}", debug_info="xenops-cli"))
-    finally:
-        await xenops.bus.close()
+    with connect_blocking(place.amqp, place.queue, timeout_s=REPLY_S, debug_info="xenops-cli") as xenops:
+        xenops.bus.connect(CONNECT_S)
+        # Read when it is wanted: an event loop takes longer to read than most commands to run.
+        yield Stack(xenops, lambda: import_module("xenops_cli.console.talk").connected(place))

@@ -8,15 +8,15 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from xenops_cli.render.tables import Column, View
 from xenops_cli.session import Session
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(Struct, frozen=True):
     """An argument in the words of argparse."""
 
     names: tuple[str, ...]
@@ -33,9 +33,8 @@ def nothing(value: Any, view: View) -> str:
     return ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One word of the command line; `run` returns a value, or an async iterator of values when it `streams`."""
+class Command(Struct, frozen=True, kw_only=True):
+    """One word of the command line; `run` returns a value, or an iterator of values when it `streams`."""
 
     name: str
     help: str

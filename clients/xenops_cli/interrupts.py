@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Ctrl-C means: the first one asks nicely where a command knows how, the next one ends the program."""
+"""What Ctrl-C means: it ends what is under way, wherever that is, unless a command asks nicely first (`Session.watch`)."""
 
-import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from xenops.errors import Fault
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came; like Ctrl-C everywhere, it is no `Exception`."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
 
 
 class Interrupts:
@@ -16,37 +22,28 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._main: asyncio.Task[object] | None = None
-        self._gently: Callable[[], Awaitable[None]] | None = None
-        self._asking: asyncio.Task[None] | None = None
-
-    def install(self) -> None:
-        """Watch for signals from now on, on behalf of the current task; it is cancelled when one comes."""
-        self._main = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.came, number)
 
     @contextmanager
-    def first(self, gently: Callable[[], Awaitable[None]]) -> Iterator[None]:
-        """Within this block the first Ctrl-C runs `gently` instead of ending the program."""
-        self._gently = gently
+    def watched(self) -> Iterator[None]:
+        """Within this block a signal raises `Stopped`."""
+        before = [(number, signal.getsignal(number)) for number in SIGNALS]
+        self.install()
         try:
             yield
         finally:
-            self._gently = None
+            for number, handler in before:
+                signal.signal(number, handler)
 
-    def came(self, number: signal.Signals) -> None:
-        """A signal came."""
+    def install(self) -> None:
+        """Watch again, after an event loop did it in its own way."""
+        for number in SIGNALS:
+            signal.signal(number, self._came)
+
+    def note(self, number: signal.Signals, then: Callable[[], object]) -> None:
+        """A signal came to an event loop."""
         self.signal = number
-        gently, self._gently = self._gently, None
-        if number == signal.SIGINT and gently is not None:
-            self._asking = asyncio.ensure_future(self._ask(gently))
-        elif self._main is not None:
-            self._main.cancel()
+        then()
 
-    async def _ask(self, gently: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await gently()
-        except Fault:  # asking was no use: what is waited for will say how it ended
-            return
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        raise Stopped(self.signal)

@@ -2,6 +2,7 @@
 """The command line's grammar, grown from the list of commands."""
 
 import argparse
+import os
 import re
 from typing import NoReturn
 
@@ -13,10 +14,33 @@ from xenops_cli.selection import nearest_word
 
 PROGRAM = "xenops-cli"
 _UNKNOWN = re.compile(r"argument COMMAND: invalid choice: (?P<word>'.*?'|\".*?\") \(choose from")
+_USUAL = 80  # columns
 _NAMES = 22  # the width of the column of names
 
 
-class Overview(argparse.RawDescriptionHelpFormatter):
+def terminal_width() -> int:
+    """As `shutil.get_terminal_size` has it, which would be read for its compressors."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns or _USUAL
+    except OSError:
+        return _USUAL
+
+
+class Lines(argparse.HelpFormatter):
+    """As wide as the terminal."""
+
+    def __init__(self, prog: str, indent_increment: int = 2, max_help_position: int = 24, width: int | None = None):
+        super().__init__(prog, indent_increment, max_help_position, width or terminal_width() - 2)
+
+
+class Text(Lines, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description."""
+
+
+class Overview(Text):
     """Leaves the commands out of the list of arguments: they stand below it by family."""
 
     def add_argument(self, action: argparse.Action) -> None:
@@ -52,7 +76,8 @@ def build(word: str = "") -> argparse.ArgumentParser:
     _shared(parser)
     parser.set_defaults(json=False, url=None, queue=None, debug=False, no_wait=False, columns=None, no_headers=False)
     words = parser.add_subparsers(prog=PROGRAM, dest="command", metavar="COMMAND", parser_class=Parser)
-    for command in commands(word).values():
+    family = commands(word)
+    for command in [family[word]] if word in family else family.values():
         _grow(words.add_parser, command)
     return parser
 
@@ -63,7 +88,7 @@ def _grow(add_parser: object, command: Command) -> None:
         command.name,
         help=summary,
         description=command.help,
-        formatter_class=argparse.RawDescriptionHelpFormatter if "\n" in command.help else argparse.HelpFormatter,
+        formatter_class=Text if "\n" in command.help else Lines,
         allow_abbrev=False,
     )
     for argument in command.arguments:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bar that shows how far a task is, on a terminal only."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -22,6 +23,11 @@ class Bar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._write("")
+
+    @property
+    def progress(self) -> Callable[[float], None] | None:
+        """Whom to tell how far it is: nobody, where there is no terminal."""
+        return None if self._terminal is None else self.show
 
     def show(self, progress: float) -> None:
         """Draw the bar at `progress` from 0 to 1."""

@@ -3,22 +3,22 @@
 
 import contextlib
 import re
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, NamedTuple, TextIO
 
 from msgspec import Struct
 
-from xenops.client import Xenops
-from xenops.errors import DoesNotExist
+from xenops.blocking import BlockingXenops
+from xenops.errors import DoesNotExist, Fault
 from xenops.idl import Interface
-from xenops.interfaces.console import CONSOLE
 from xenops.types.ids import DeviceId
 from xenops.types.record import UNSET, Maybe
 from xenops.types.vm import VmStat
-from xenops_cli.interrupts import Interrupts
+from xenops_cli.interrupts import Interrupts, Stopped
 from xenops_cli.progress import Bar
 from xenops_cli.selection import pick, split_device
 
@@ -26,13 +26,13 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Stack(NamedTuple):
-    """Whom a command talks to: xenopsd, and vncproxy for the consoles."""
+    """Whom a command talks to: xenopsd, and, on an event loop, also vncproxy (`xenops_cli.console.talk`)."""
 
-    xenops: Xenops
-    console: CONSOLE
+    xenops: BlockingXenops
+    consoles: Callable[[], AbstractAsyncContextManager[Any]]
 
 
-Connect = Callable[[Namespace], AbstractAsyncContextManager[Stack]]
+Connect = Callable[[Namespace], AbstractContextManager[Stack]]
 
 
 class Done(Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class Session:
         return self._stack
 
     @property
-    def xenops(self) -> Xenops:
+    def xenops(self) -> BlockingXenops:
         """xenopsd."""
         return self.stack.xenops
 
@@ -74,33 +74,37 @@ class Session:
         """Tell a person something beside the result."""
         print(f"xenops-cli: {sentence}", file=self.errors, flush=True)
 
-    async def machine(self, text: str) -> VmStat:
+    def machine(self, text: str) -> VmStat:
         """The machine that `text` means."""
         if _UUID.fullmatch(text):  # what scripts use: no need to list a thousand machines
             with contextlib.suppress(DoesNotExist):  # it may still be somebody's name
-                return await self.xenops.VM.stat(text)
-        return pick(await self.xenops.VM.list(), text)
+                found: VmStat = self.xenops.VM.stat(text)
+                return found
+        return pick(self.xenops.VM.list(), text)
 
-    async def device(self, words: list[str]) -> tuple[VmStat, DeviceId]:
+    def device(self, words: list[str]) -> tuple[VmStat, DeviceId]:
         """The machine and the device that `VM.DEV` or `VM DEV` means."""
-        machine, name = split_device(await self.xenops.VM.list(), words)
+        machine, name = split_device(self.xenops.VM.list(), words)
         return machine, DeviceId(vm=machine.vm.id, dev=name)
 
-    async def finish(self, task: str, machine: VmStat) -> Done:
+    def finish(self, task: str, machine: VmStat) -> Done:
         """Wait for a task, showing how far it is; with `--no-wait` only say which it is."""
         if self.args.no_wait:
             return Done(task=task, vm=machine.vm.id)
-        return await self.watch(task, machine)
+        return self.watch(task, machine)
 
-    async def watch(self, task: str, machine: VmStat) -> Done:
+    def watch(self, task: str, machine: VmStat) -> Done:
         """Wait for a task; Ctrl-C cancels it, and a second Ctrl-C leaves it to itself."""
-
-        async def cancel() -> None:
-            self.note(f"cancelling the task {task}; Ctrl-C again leaves it to itself")
-            await self.xenops.Task.cancel(task)
-
         began = time.monotonic()
-        with Bar(f"{self.args.command} {machine.vm.name}", self.errors) as bar, self.interrupts.first(cancel):
-            result = await self.xenops.finished(task, on_progress=bar.show)
+        with Bar(f"{self.args.command} {machine.vm.name}", self.errors) as bar:
+            try:
+                result = self.xenops.finished(task, on_progress=bar.progress)
+            except Stopped as stopped:
+                if stopped.number != signal.SIGINT:
+                    raise
+                self.note(f"cancelling the task {task}; Ctrl-C again leaves it to itself")
+                with contextlib.suppress(Fault):  # asking was no use: what is waited for will say how it ended
+                    self.xenops.Task.cancel(task)
+                result = self.xenops.finished(task, on_progress=bar.progress)
         took_s = round(time.monotonic() - began, 3)
         return Done(task=task, vm=machine.vm.id, state="Completed", duration_s=took_s, result=result)

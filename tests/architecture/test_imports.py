@@ -51,7 +51,7 @@ CLOSED = {
     "cffi": ("xenopsd.backends.xen*",),
     "pyxs": (),
     "pika": ("xenops.bus.*", "message_switch.frames"),  # the switch uses its codec of methods
-    "kombu": (),
+    "kombu": ("xenops.bus.blocking",),
     "amqp": ("xenops.bus.blocking",),
     "subprocess": ("forkexecd.posix",),
     "sqlite3": ("xenopsd.store.*", "xenopsd.backends.simulator.world.*"),

@@ -9,7 +9,8 @@ from importlib import import_module
 from xenops_cli.command import Command
 
 _FAMILIES: dict[str, tuple[str, str]] = {
-    "machines": ("machines", "list add create remove rename vm-stat export import"),
+    "machines": ("machines", "list vm-stat remove rename"),
+    "machines as files": ("descriptions", "add create export import"),
     "life of a machine": (
         "lifecycle",
         "start shutdown reboot destroy pause unpause suspend resume checkpoint fast-resume vcpu-set mem-set delay",

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The consoles of machines: which there are, and a way into one."""
 
+from importlib import import_module
 from typing import Any
 
 from xenops.types.console import VmConsole
 from xenops_cli.command import MACHINE, Command, argument, count, seconds, table_arguments
-from xenops_cli.console.attach import attach, hear
-from xenops_cli.console.listening import Heard
-from xenops_cli.console.viewer import Viewed, view_picture
+from xenops_cli.console.listening import Heard, Viewed
 from xenops_cli.exits import Complaint, Exit
 from xenops_cli.render import values
 from xenops_cli.render.tables import View
@@ -16,10 +15,10 @@ from xenops_cli.session import Session
 PATIENCE_S = 30.0  # how long an expected text is waited for unless --timeout says otherwise
 
 
-async def listed(session: Session) -> list[VmConsole]:
+def listed(session: Session) -> list[VmConsole]:
     """The consoles of one machine, or of all that run."""
     args = session.args
-    machines = [await session.machine(args.vm)] if args.vm else await session.xenops.VM.list()
+    machines = [session.machine(args.vm)] if args.vm else session.xenops.VM.list()
     return [
         VmConsole(vm=machine.vm.id, name=machine.vm.name, console=console)
         for machine in machines
@@ -27,17 +26,20 @@ async def listed(session: Session) -> list[VmConsole]:
     ]
 
 
-async def console(session: Session) -> Heard | Viewed:
+def console(session: Session) -> Heard | Viewed:
     """Attach a terminal, or listen as a script does, or open a viewer."""
     args = session.args
-    machine = await session.machine(args.vm)
+    machine = session.machine(args.vm)
     if args.vnc:
-        return await view_picture(session, machine)
+        viewed: Viewed = import_module("xenops_cli.console.viewer").view_picture(session, machine)
+        return viewed
+    text = import_module("xenops_cli.console.attach")  # an event loop takes long to read: only who needs one does
     conditions = args.expect is not None or args.lines is not None or args.timeout is not None
     if not conditions and args.send is None and not args.json:
-        return await attach(session, machine)
+        heard: Heard = text.attach(session, machine)
+        return heard
     patience_s = args.timeout if args.timeout is not None or not conditions else PATIENCE_S
-    heard = await hear(session, machine, timeout_s=patience_s)
+    heard = text.hear(session, machine, timeout_s=patience_s)
     if heard.ended == "timeout" and (args.expect is not None or args.lines is not None):
         wanted = repr(args.expect) if args.expect is not None else f"{args.lines} lines"
         raise Complaint(f"{wanted} did not appear on the console of {machine.vm.name} in time", Exit.TIMEOUT)

@@ -49,9 +49,9 @@ KINDS = (
 
 
 def _list(kind: Kind) -> Command:
-    async def run(session: Session) -> list[Any]:
-        machine = await session.machine(session.args.vm)
-        stats: list[Any] = await session.namespace(kind.interface).list(machine.vm.id)
+    def run(session: Session) -> list[Any]:
+        machine = session.machine(session.args.vm)
+        stats: list[Any] = session.namespace(kind.interface).list(machine.vm.id)
         return stats
 
     def show(value: list[Any], view: View) -> str:
@@ -71,18 +71,18 @@ def task_on_device(
 ) -> Command:
     """A command that is one call with a device's id and ends when its task has ended."""
 
-    async def run(session: Session) -> Done:
-        machine, id = await session.device(session.args.device)
+    def run(session: Session) -> Done:
+        machine, id = session.device(session.args.device)
         call = getattr(session.namespace(interface), rpc.__name__)
-        return await session.finish(await (call(id, force=session.args.force) if force else call(id)), machine)
+        return session.finish((call(id, force=session.args.force) if force else call(id)), machine)
 
     return Command(name=name, help=told(rpc), arguments=(DEVICE, *arguments, NO_WAIT), run=run, show=task_id)
 
 
 def _remove(kind: Kind) -> Command:
-    async def run(session: Session) -> DeviceId:
-        _, id = await session.device(session.args.device)
-        await session.namespace(kind.interface).remove(id)
+    def run(session: Session) -> DeviceId:
+        _, id = session.device(session.args.device)
+        session.namespace(kind.interface).remove(id)
         return id
 
     return Command(name=f"{kind.name}-remove", help=told(kind.interface.remove), arguments=(DEVICE,), run=run)
@@ -120,13 +120,13 @@ def placed(kind: Kind, device: Any, there: list[Any]) -> Any:
 
 
 def _add(kind: Kind) -> Command:
-    async def run(session: Session) -> dict[str, str]:
-        machine = await session.machine(session.args.vm)
+    def run(session: Session) -> dict[str, str]:
+        machine = session.machine(session.args.vm)
         namespace = session.namespace(kind.interface)
         device = read_device(kind, session.args.spec, machine.vm.id)
-        id = await namespace.add(placed(kind, device, await namespace.list(machine.vm.id)))
+        id = namespace.add(placed(kind, device, namespace.list(machine.vm.id)))
         if session.args.plug:
-            await session.watch(await namespace.plug(id), machine)
+            session.watch(namespace.plug(id), machine)
         return {"id": str(id), "vm": id.vm, "dev": id.dev}
 
     return Command(

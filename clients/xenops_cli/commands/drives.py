@@ -22,11 +22,11 @@ def medium(text: str) -> Disk:
     return Local(path=os.path.abspath(path))
 
 
-async def insert(session: Session) -> Done:
+def insert(session: Session) -> Done:
     """Put a medium into a drive."""
     disk = medium(session.args.source)
-    machine, id = await session.device(session.args.device)
-    return await session.finish(await session.xenops.VBD.insert(id, disk), machine)
+    machine, id = session.device(session.args.device)
+    return session.finish(session.xenops.VBD.insert(id, disk), machine)
 
 
 COMMANDS: tuple[Command, ...] = (

@@ -11,42 +11,44 @@ from xenops_cli.render import values
 from xenops_cli.session import Session
 
 
-async def stat(session: Session) -> Host:
+def stat(session: Session) -> Host:
     """Processors, hypervisor, memory."""
-    return await session.xenops.HOST.stat()
+    host: Host = session.xenops.HOST.stat()
+    return host
 
 
-async def dmesg(session: Session) -> str:
+def dmesg(session: Session) -> str:
     """The hypervisor's console ring."""
-    return await session.xenops.HOST.get_console_data()
+    said: str = session.xenops.HOST.get_console_data()
+    return said
 
 
-async def debug_keys(session: Session) -> dict[str, str]:
+def debug_keys(session: Session) -> dict[str, str]:
     """Send debug keys."""
-    await session.xenops.HOST.send_debug_keys(session.args.keys)
+    session.xenops.HOST.send_debug_keys(session.args.keys)
     return {"keys": session.args.keys}
 
 
-async def set_workers(session: Session) -> dict[str, int]:
+def set_workers(session: Session) -> dict[str, int]:
     """Set the size of the worker pool."""
-    await session.xenops.HOST.set_worker_pool_size(session.args.size)
+    session.xenops.HOST.set_worker_pool_size(session.args.size)
     return {"size": session.args.size}
 
 
-async def query(session: Session) -> ServiceInfo:
+def query(session: Session) -> ServiceInfo:
     """Who answers."""
-    return await session.xenops.query()
+    return session.xenops.query()
 
 
-async def diagnostics(session: Session) -> dict[str, Any]:
+def diagnostics(session: Session) -> dict[str, Any]:
     """How it is."""
-    return await session.xenops.get_diagnostics()
+    return session.xenops.get_diagnostics()
 
 
-async def trigger(session: Session) -> dict[str, Any]:
+def trigger(session: Session) -> dict[str, Any]:
     """Make something happen."""
     args = session.args
-    await session.xenops.DEBUG.trigger(args.word, args.words)
+    session.xenops.DEBUG.trigger(args.word, args.words)
     return {"cmd": args.word, "args": args.words}
 
 

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from xenops.errors import BadPowerState, FailedToAcknowledgeShutdownRequest, FailedToShutdown
@@ -10,7 +11,6 @@ from xenops.interfaces.xenops import VM
 from xenops.types.disk import Local
 from xenops.types.vm import VmStat
 from xenops_cli.command import MACHINE, NO_WAIT, Argument, Command, argument, count, seconds, size, told
-from xenops_cli.console.attach import attach
 from xenops_cli.exits import Complaint, Exit
 from xenops_cli.render.values import task_id
 from xenops_cli.session import Done, Session
@@ -28,44 +28,44 @@ def on_machine(
 ) -> Command:
     """A command that is one call with a machine's id and ends when the task that it started has ended."""
 
-    async def run(session: Session) -> Done:
-        machine = await session.machine(session.args.vm)
+    def run(session: Session) -> Done:
+        machine = session.machine(session.args.vm)
         call = getattr(session.xenops.VM, rpc.__name__)
-        return await session.finish(await call(machine.vm.id, **params(session)), machine)
+        return session.finish(call(machine.vm.id, **params(session)), machine)
 
     return Command(name=name, help=help or told(rpc), arguments=(MACHINE, *arguments, NO_WAIT), run=run, show=task_id)
 
 
-async def start(session: Session) -> Done:
+def start(session: Session) -> Done:
     """Start a machine; it ends Running unless it is to wait."""
-    return await start_machine(session, await session.machine(session.args.vm))
+    return start_machine(session, session.machine(session.args.vm))
 
 
-async def start_machine(session: Session, machine: VmStat) -> Done:
+def start_machine(session: Session, machine: VmStat) -> Done:
     """Start a known machine as the arguments say, and stay on its console if they ask for that."""
     args = session.args
     if args.console and args.json:
         raise Complaint("--console and --json do not go together; use the console command afterwards", Exit.USAGE)
-    task = await session.xenops.VM.start(machine.vm.id, force=args.force, paused=args.paused)
+    task = session.xenops.VM.start(machine.vm.id, force=args.force, paused=args.paused)
     if not args.console:
-        return await session.finish(task, machine)
-    done = await session.watch(task, machine)
-    await attach(session, machine)
+        return session.finish(task, machine)
+    done = session.watch(task, machine)
+    import_module("xenops_cli.console.attach").attach(session, machine)  # an event loop takes long to read
     return done
 
 
-async def shutdown(session: Session) -> Done:
+def shutdown(session: Session) -> Done:
     """Stop a machine; with `--force`, a guest that does not obey in time is powered off."""
     args = session.args
-    machine = await session.machine(args.vm)
-    task = await session.xenops.VM.shutdown(machine.vm.id, delay=args.timeout)
+    machine = session.machine(args.vm)
+    task = session.xenops.VM.shutdown(machine.vm.id, delay=args.timeout)
     if args.force and args.timeout is not None:
         try:
-            return await session.watch(task, machine)
+            return session.watch(task, machine)
         except (BadPowerState, FailedToAcknowledgeShutdownRequest, FailedToShutdown) as fault:
             session.note(f"{fault}; powering off")
-            task = await session.xenops.VM.shutdown(machine.vm.id)
-    return await session.finish(task, machine)
+            task = session.xenops.VM.shutdown(machine.vm.id)
+    return session.finish(task, machine)
 
 
 def image(session: Session) -> dict[str, Any]:

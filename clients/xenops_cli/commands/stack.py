@@ -25,7 +25,7 @@ from xenops_cli.session import Session
 _PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
 
 
-async def stack(session: Session) -> dict[str, Any]:
+def stack(session: Session) -> dict[str, Any]:
     """What the running stack wrote down."""
     found: dict[str, Any] = msgspec.to_builtins(where(session.args))
     return found
@@ -49,7 +49,7 @@ def method_name(text: str) -> str:
     return text
 
 
-async def call(session: Session) -> Any:
+def call(session: Session) -> Any:
     """Any call, its parameters checked against the declaration before they are sent."""
     args = session.args
     interface, method = declared()[args.method]
@@ -59,10 +59,10 @@ async def call(session: Session) -> Any:
     except msgspec.DecodeError as error:
         raise _explained(wire.bad_request(error, root="params"), method) from None
     given = {field: getattr(params, field) for field in params.__struct_fields__}
-    return await getattr(session.namespace(interface), method.attribute)(**given)
+    return getattr(session.namespace(interface), method.attribute)(**given)
 
 
-async def listed(session: Session) -> list[dict[str, Any]]:
+def listed(session: Session) -> list[dict[str, Any]]:
     """Every method with its parameters."""
     return [
         {"method": name, "params": list(method.params.__struct_fields__), "doc": method.doc.split("\n")[0]}
@@ -87,12 +87,12 @@ METHODS = (
 )
 
 
-async def version(session: Session) -> dict[str, str]:
+def version(session: Session) -> dict[str, str]:
     """This program's version and that of the interface it was written for."""
     return {"name": "xenops-cli", "version": VERSION, "interface": wire.VERSION}
 
 
-async def completion(session: Session) -> dict[str, str]:
+def completion(session: Session) -> dict[str, str]:
     """A script that completes our commands and options in a shell."""
     shell = session.args.shell
     try:

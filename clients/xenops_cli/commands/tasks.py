@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work under way, and what changes."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 from xenops.events import Event, Kind
 from xenops.interfaces.xenops import Task
@@ -14,26 +13,27 @@ from xenops_cli.render import values
 from xenops_cli.session import Done, Session
 
 
-async def tasks(session: Session) -> list[TaskRecord]:
+def tasks(session: Session) -> list[TaskRecord]:
     """All tasks."""
-    return await session.xenops.Task.list()
+    listed: list[TaskRecord] = session.xenops.Task.list()
+    return listed
 
 
-async def cancel(session: Session) -> Done:
+def cancel(session: Session) -> Done:
     """Ask a task to stop."""
-    await session.xenops.Task.cancel(session.args.task)
+    session.xenops.Task.cancel(session.args.task)
     return Done(task=session.args.task)
 
 
-async def wait(session: Session) -> Done:
+def wait(session: Session) -> Done:
     """Wait for somebody's task: Ctrl-C only stops waiting."""
     args = session.args
     with Bar(f"task {args.task}", session.errors) as bar:
-        result = await session.xenops.finished(args.task, timeout_s=args.timeout, on_progress=bar.show)
+        result = session.xenops.finished(args.task, timeout_s=args.timeout, on_progress=bar.progress)
     return Done(task=args.task, state="Completed", result=result)
 
 
-async def events(session: Session) -> AsyncIterator[Event]:
+def events(session: Session) -> Iterator[Event]:
     """Whatever happens, until there were enough, the time is up or Ctrl-C comes."""
     args = session.args
     left: int | None = args.count
@@ -41,16 +41,13 @@ async def events(session: Session) -> AsyncIterator[Event]:
     def gap() -> None:
         session.note("events may have been missed here")
 
-    try:
-        async with asyncio.timeout(args.timeout), session.xenops.events(args.kind or (), on_gap=gap) as stream:
-            async for event in stream:
-                yield event
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
-    except TimeoutError:
-        if left is not None:
-            raise Complaint(f"the time is up, and {left} more events were expected", Exit.TIMEOUT) from None
+    for event in session.xenops.events(args.kind or (), lasting_s=args.timeout, on_gap=gap):
+        yield event
+        left = None if left is None else left - 1
+        if left == 0:
+            return
+    if left is not None:
+        raise Complaint(f"the time is up, and {left} more events were expected", Exit.TIMEOUT)
 
 
 TASK = argument("task", metavar="TASK", help="the id of a task, as `tasks` lists it")

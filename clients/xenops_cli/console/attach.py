@@ -12,6 +12,7 @@ from xenops.types.console import ConsoleProtocol
 from xenops.types.vm import PowerState, VmStat
 from xenops_cli.console.keyboard import Keyboard
 from xenops_cli.console.listening import Heard, Listening
+from xenops_cli.console.talk import Talk, on_loop
 from xenops_cli.console.terminal import raw, write_all
 from xenops_cli.exits import Complaint, Exit
 from xenops_cli.session import Session
@@ -22,23 +23,32 @@ BUFFER = 1 << 16
 Screen = Callable[[bytes], None]
 
 
-async def attach(session: Session, machine: VmStat) -> Heard:
+def attach(session: Session, machine: VmStat) -> Heard:
     """Give this terminal to the guest until Ctrl-], or until the guest is gone; pipes are carried until they end."""
+    return on_loop(session, lambda talk: _attach(talk, machine))
+
+
+async def _attach(talk: Talk, machine: VmStat) -> Heard:
+    session = talk.session
     if sys.stdin.isatty():
         session.note(f"connected to {machine.vm.name}; Ctrl-] leaves")
     sys.stdout.flush()
     out = sys.stdout.fileno()
     keyboard = Keyboard(sys.stdin.fileno())
     with raw(sys.stdin.fileno()), keyboard.reading():
-        ended = await _converse(session, machine, keyboard, lambda data: write_all(out, data), asyncio.Event())
+        ended = await _converse(talk, machine, keyboard, lambda data: write_all(out, data), asyncio.Event())
     if sys.stdin.isatty() and ended != "detached":
         session.note(f"the console of {machine.vm.name} is closed: the machine is off")
     return Heard(vm=machine.vm.id, ended=ended)
 
 
-async def hear(session: Session, machine: VmStat, *, timeout_s: float | None) -> Heard:
+def hear(session: Session, machine: VmStat, *, timeout_s: float | None) -> Heard:
     """Listen until there was enough; what comes is printed as it comes, unless it goes into a document."""
-    args = session.args
+    return on_loop(session, lambda talk: _hear(talk, machine, timeout_s))
+
+
+async def _hear(talk: Talk, machine: VmStat, timeout_s: float | None) -> Heard:
+    args = talk.session.args
     listening = Listening(expect=args.expect, lines=args.lines)
     keyboard = Keyboard(typed=os.fsencode(args.send) + b"\r" if args.send is not None else b"")
     enough = asyncio.Event()
@@ -54,18 +64,16 @@ async def hear(session: Session, machine: VmStat, *, timeout_s: float | None) ->
 
     try:
         async with asyncio.timeout(timeout_s):
-            ended = await _converse(session, machine, keyboard, screen, enough)
+            ended = await _converse(talk, machine, keyboard, screen, enough)
     except TimeoutError:
         ended = "timeout"
     return Heard(vm=machine.vm.id, ended=listening.ended or ended, text=listening.text if args.json else "")
 
 
-async def _converse(
-    session: Session, machine: VmStat, keyboard: Keyboard, screen: Screen, enough: asyncio.Event
-) -> str:
+async def _converse(talk: Talk, machine: VmStat, keyboard: Keyboard, screen: Screen, enough: asyncio.Event) -> str:
     """Stay connected until somebody has had enough; the answer says who."""
     ends = {
-        asyncio.create_task(_stay(session, machine, keyboard, screen)): "halted",
+        asyncio.create_task(_stay(talk, machine, keyboard, screen)): "halted",
         asyncio.create_task(keyboard.detached.wait()): "detached",
         asyncio.create_task(enough.wait()): "enough",
     }
@@ -80,17 +88,17 @@ async def _converse(
         await asyncio.gather(*ends, return_exceptions=True)
 
 
-async def _stay(session: Session, machine: VmStat, keyboard: Keyboard, screen: Screen) -> None:
+async def _stay(talk: Talk, machine: VmStat, keyboard: Keyboard, screen: Screen) -> None:
     """Connect again whenever the console closes while the machine is on: it may be rebooting."""
     pause_s = FIRST_PAUSE_S
     while True:
         why = ""
         try:
-            if await _once(session, machine, keyboard, screen):
+            if await _once(talk, machine, keyboard, screen):
                 pause_s = FIRST_PAUSE_S
         except (Fault, OSError) as error:
             why = str(error)
-        if not await _is_on(session, machine):
+        if not await _is_on(talk, machine):
             if why:
                 raise Complaint(
                     f"{machine.vm.name} is off and has no console; `xenops-cli start` turns it on", Exit.WRONG_STATE
@@ -102,9 +110,9 @@ async def _stay(session: Session, machine: VmStat, keyboard: Keyboard, screen: S
         pause_s *= 2
 
 
-async def _once(session: Session, machine: VmStat, keyboard: Keyboard, screen: Screen) -> bool:
+async def _once(talk: Talk, machine: VmStat, keyboard: Keyboard, screen: Screen) -> bool:
     """One connection, to its end; whether anything was heard."""
-    route = await session.stack.console.open(machine.vm.id, protocol=ConsoleProtocol.VT100)
+    route = await talk.console.open(machine.vm.id, protocol=ConsoleProtocol.VT100)
     reader, writer = await asyncio.open_connection(route.host, route.port)
     heard = False
 
@@ -127,9 +135,9 @@ async def _once(session: Session, machine: VmStat, keyboard: Keyboard, screen: S
             await writer.wait_closed()
 
 
-async def _is_on(session: Session, machine: VmStat) -> bool:
+async def _is_on(talk: Talk, machine: VmStat) -> bool:
     try:
-        now = await session.xenops.VM.stat(machine.vm.id)
+        now = await talk.xenops.VM.stat(machine.vm.id)
     except DoesNotExist:
         return False
     return now.state.power_state in (PowerState.RUNNING, PowerState.PAUSED)

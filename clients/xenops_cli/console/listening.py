@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a script has heard enough of a console; what it is fed are bytes, cut anywhere."""
+"""What came of a console, and when a script has heard enough of it; what it is fed are bytes, cut anywhere."""
 
 from msgspec import Struct
 
@@ -12,6 +12,16 @@ class Heard(Struct, frozen=True, kw_only=True):
     vm: str
     ended: str
     text: str = ""
+
+
+class Viewed(Struct, frozen=True, kw_only=True):
+    """Where the picture is served, once; `viewer` is the program that showed it."""
+
+    vm: str
+    host: str
+    port: int
+    expires_s: float
+    viewer: str = ""
 
 
 class Listening:

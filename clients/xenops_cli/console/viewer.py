@@ -5,28 +5,22 @@ import asyncio
 import os
 import shutil
 
-from msgspec import Struct
-
 from xenops.types.console import ConsoleProtocol
 from xenops.types.vm import VmStat
+from xenops_cli.console.listening import Viewed
+from xenops_cli.console.talk import Talk, on_loop
 from xenops_cli.session import Session
 
 
-class Viewed(Struct, frozen=True, kw_only=True):
-    """Where the picture is served, once; `viewer` is the program that showed it."""
-
-    vm: str
-    host: str
-    port: int
-    expires_s: float
-    viewer: str = ""
-
-
-async def view_picture(session: Session, machine: VmStat) -> Viewed:
+def view_picture(session: Session, machine: VmStat) -> Viewed:
     """Run a viewer until it is closed; a document, or a machine without a display, gets the address."""
-    route = await session.stack.console.open(machine.vm.id, protocol=ConsoleProtocol.RFB)
+    return on_loop(session, lambda talk: _view(talk, machine))
+
+
+async def _view(talk: Talk, machine: VmStat) -> Viewed:
+    route = await talk.console.open(machine.vm.id, protocol=ConsoleProtocol.RFB)
     viewer = shutil.which("vncviewer")
-    if session.args.json or viewer is None or not os.environ.get("DISPLAY"):
+    if talk.session.args.json or viewer is None or not os.environ.get("DISPLAY"):
         viewer = ""
     else:
         process = await asyncio.create_subprocess_exec(viewer, f"{route.host}::{route.port}")

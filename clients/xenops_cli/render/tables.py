@@ -7,8 +7,9 @@ through `clean`.
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 GAP = "  "
 SHORTEST = 8  # no column is cut below this to fit a terminal
@@ -16,8 +17,7 @@ SHORTEST = 8  # no column is cut below this to fit a terminal
 GREEN, YELLOW, CYAN, RED, BOLD = "32", "33", "36", "31", "1"
 
 
-@dataclass(frozen=True)
-class View:
+class View(Struct, frozen=True):
     """How somebody wants to see a value; `width` is a terminal's, and absent when the output is piped."""
 
     colour: bool = False
@@ -27,8 +27,7 @@ class View:
     quiet: bool = False
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column by the name that `-o` knows; `paint` gives some words a colour, `usual` columns are shown unasked."""
 
     name: str
@@ -36,7 +35,7 @@ class Column:
     cell: Callable[[Any], object]
     right: bool = False
     usual: bool = True
-    paint: dict[str, str] = field(default_factory=dict)
+    paint: dict[str, str] = {}
 
 
 def clean(untrusted: object) -> str:

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from xenops import wire
+from xenops.asking import REPLY_TIMEOUT_S, request, waiting_s
 from xenops.bus.blocking import BlockingBus
-from xenops.client import POLL_S, OnProgress, Waiting, outcome, patterns, placed, read_event
+from xenops.ending import POLL_S, OnProgress, Waiting, outcome, patterns, placed, read_event
 from xenops.errors import DoesNotExist
 from xenops.events import Event, Kind
-from xenops.idl import Interface, Method, methods
+from xenops.idl import Interface, method
 from xenops.interfaces.xenops import DEBUG, HOST, PCI, UPDATES, VBD, VGPU, VIF, VM, VUSB, General, Task
-from xenops.rpc import REPLY_TIMEOUT_S, request, waiting_s
 from xenops.types.service import ServiceInfo
 
 log = logging.getLogger(__name__)
-_PROGRESS_POLL_S = 1.0
+_PROGRESS_POLL_S = 0.5
 
 
 class BlockingXenops:
@@ -33,7 +33,7 @@ class BlockingXenops:
         self.bus, self.queue = bus, queue
 
         def of(interface: type[Interface]) -> Any:
-            return _blocking_stub(interface, bus, queue, timeout_s, debug_info)
+            return _Namespace(interface, bus, queue, timeout_s, debug_info)
 
         self._general = of(General)
         self.VM, self.VBD, self.VIF, self.PCI = of(VM), of(VBD), of(VIF), of(PCI)
@@ -76,10 +76,11 @@ class BlockingXenops:
         kinds: Iterable[Kind] = (),
         timeout_s: float | None = None,
         *,
+        lasting_s: float | None = None,
         on_gap: Callable[[], None] | None = None,
     ) -> Iterator[Event]:
-        """What changes from this call on; ends when nothing has for `timeout_s`."""
-        messages = self.bus.events(patterns(self.queue, kinds), timeout_s, on_gap=on_gap)
+        """What changes from this call on; ends when nothing has for `timeout_s`, and after `lasting_s`."""
+        messages = self.bus.events(patterns(self.queue, kinds), timeout_s, lasting_s=lasting_s, on_gap=on_gap)
         return filter(None, map(read_event, messages))
 
 
@@ -91,15 +92,27 @@ def connect_blocking(
     return BlockingXenops(BlockingBus(url), queue, timeout_s=timeout_s, debug_info=debug_info)
 
 
-def _blocking_stub(interface: type[Interface], bus: BlockingBus, queue: str, timeout_s: float, debug_info: str) -> Any:
-    def bind(method: Method) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            message = request(method, args, kwargs, debug_info=debug_info)
-            reply = bus.call(queue, message, timeout_s=waiting_s(method, args, kwargs, timeout_s))
-            return wire.decode_result(reply.body, method.result)
+class _Namespace:
+    """The methods of one interface, each made when it is first asked for: a script calls few of them."""
 
-        call.__name__, call.__doc__ = method.attribute, method.doc
+    def __init__(
+        self, interface: type[Interface], bus: BlockingBus, queue: str, timeout_s: float, debug_info: str
+    ) -> None:
+        self._interface, self._bus, self._queue = interface, bus, queue
+        self._timeout_s, self._debug_info = timeout_s, debug_info
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        declared = method(self._interface, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            message = request(declared, args, kwargs, debug_info=self._debug_info)
+            timeout_s = waiting_s(declared, args, kwargs, self._timeout_s)
+            reply = self._bus.call(self._queue, message, timeout_s=timeout_s)
+            return wire.decode_result(reply.body, declared.result)
+
+        call.__name__, call.__doc__ = name, declared.doc
+        setattr(self, name, call)
         return call
 
-    members = {m.attribute: staticmethod(bind(m)) for m in methods(interface).values()}
-    return type(f"{interface.__name__}Blocking", (), members)()
+    def __dir__(self) -> list[str]:
+        return [name for name, value in vars(self._interface).items() if hasattr(value, "__rpc__")]

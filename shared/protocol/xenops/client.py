@@ -8,27 +8,19 @@ async with connect() as xenops:
 
 import asyncio
 import logging
-import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-import msgspec
-
-from xenops import wire
+from xenops.asking import REPLY_TIMEOUT_S, stub
 from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import Bus, Message, Subscription
-from xenops.errors import DoesNotExist, Fault, TimedOut, decode
-from xenops.events import Event, Kind, pattern
+from xenops.ending import POLL_S, OnProgress, Waiting, outcome, patterns, placed, read_event
+from xenops.errors import DoesNotExist
+from xenops.events import Event, Kind
 from xenops.interfaces.xenops import DEBUG, HOST, PCI, UPDATES, VBD, VGPU, VIF, VM, VUSB, General, Task
-from xenops.rpc import REPLY_TIMEOUT_S, stub
-from xenops.types import task as task_types
 from xenops.types.service import ServiceInfo
-from xenops.where import find
 
 log = logging.getLogger(__name__)
-OnProgress = Callable[[float], None]
-POLL_S = 30.0
 _WAITING_EVENTS = 10000
 
 
@@ -144,55 +136,3 @@ def connect(
     """xenopsd at this URL and queue, or at the place that `xenops.where.find` says; to be used with `async with`."""
     url, queue = placed(url, queue)
     return Xenops(AmqpBus(url, name="client"), queue, timeout_s=timeout_s, debug_info=debug_info)
-
-
-def outcome(task: task_types.Task) -> Any:
-    """The result of a task that has ended, or its fault raised."""
-    match task.state:
-        case task_types.Completed(result=result):
-            return None if result is msgspec.UNSET else result
-        case task_types.Failed(fault=fault):
-            raise decode(msgspec.to_builtins(fault))
-        case _:
-            raise ValueError(f"the task {task.id} has not ended")
-
-
-class Waiting:
-    """How long to poll for the end of a task, and what to tell on the way."""
-
-    def __init__(self, queue: str, timeout_s: float | None, on_progress: OnProgress | None, *, poll_s: float) -> None:
-        self._queue, self._timeout_s, self._on_progress, self._poll_s = queue, timeout_s, on_progress, poll_s
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def poll_s(self) -> float:
-        return self._poll_s if self._until is None else max(0.0, min(self._poll_s, self._until - time.monotonic()))
-
-    def has_ended(self, task: task_types.Task) -> bool:
-        ended = not isinstance(task.state, task_types.Pending)
-        if self._on_progress is not None:
-            self._on_progress(task.state.progress if isinstance(task.state, task_types.Pending) else 1.0)
-        if not ended and self._until is not None and time.monotonic() >= self._until:
-            raise TimedOut(self._queue, self._timeout_s or 0.0)
-        return ended
-
-
-def placed(url: str | None, queue: str | None) -> tuple[str, str]:
-    if url is not None and queue is not None:
-        return url, queue
-    where = find(os.environ)
-    return url or where.amqp, queue or where.queue
-
-
-def patterns(queue: str, kinds: Iterable[Kind], id: str = "*") -> list[str]:
-    """The topics of the one xenopsd that serves `queue`, whose name is `xenops.<host>.<instance>`."""
-    words = queue.split(".")
-    host, instance = (words[1], words[2]) if len(words) == 3 else ("*", "*")
-    return [pattern(host, instance, kind, id) for kind in kinds] or [pattern(host, instance)]
-
-
-def read_event(message: Message) -> Event | None:
-    try:
-        return wire.decode_event(message.body)
-    except Fault as fault:
-        log.warning("an event that is none, on %s: %s", message.routing_key, fault)
-        return None

@@ -62,6 +62,14 @@ def methods(interface: type[Interface]) -> dict[str, Method]:
     return {method.wire: method for method in found}
 
 
+def method(interface: type[Interface], attribute: str) -> Method:
+    """One declared method by the name of its coroutine; raises AttributeError if there is none."""
+    declared = vars(interface).get(attribute)
+    if declared is None or not hasattr(declared, "__rpc__"):
+        raise AttributeError(f"{interface.__name__} has no method {attribute!r}")
+    return _method(interface.name, attribute, declared)
+
+
 def _method(namespace: str, attribute: str, function: Callable[..., Any]) -> Method:
     hints = get_type_hints(function, include_extras=True)
     result = hints.pop("return")

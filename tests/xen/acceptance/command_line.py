@@ -13,10 +13,12 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from xenops_cli import run as program
 from xenops_cli.bus import connected
+from xenops_cli.commands import commands
 
 _ORDER = 1 << 16
 
@@ -71,6 +73,8 @@ class CommandLine:
 
 def serve(orders: socket.socket) -> None:
     """Fork for each order, until nobody gives any more."""
+    commands()  # the program reads its families when they are asked for, and an event loop when a console is
+    import_module("xenops_cli.console.attach")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         order, descriptors, _, _ = socket.recv_fds(orders, _ORDER, 1)

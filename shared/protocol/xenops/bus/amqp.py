@@ -14,7 +14,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import pika
 from pika import spec
@@ -25,6 +24,7 @@ from pika.spec import Basic, BasicProperties
 from xenops.bus import meters
 from xenops.bus.calls import Call, Calls
 from xenops.bus.link import Lane, Link, close_link, open_link
+from xenops.bus.place import place
 from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
 from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed, open_queue
 from xenops.bus.untrusted import message
@@ -50,7 +50,7 @@ class AmqpBus:
     """One process's connection to the switch at `url`, `amqp://user:password@host:port/%2F`."""
 
     def __init__(self, url: str, *, name: str = "") -> None:
-        self.address = address(url)
+        self.address = place(url).address
         self._parameters = _parameters(url, name)
         self._link: Link | None = None
         self._lane: Lane | None = None  # requests and their replies, confirmed
@@ -292,19 +292,6 @@ class AmqpBus:
     def _end(self, call: _Under, fault: Fault) -> None:
         if not call.what[1].done():
             call.what[1].set_exception(fault)
-
-
-def address(url: str) -> str:
-    """Where the switch is, for logs and faults: without the password. Raises `BadRequest` for what is no such URL."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 5672
-    except ValueError as error:
-        raise BadRequest("url", f"{error}; write amqp://user:password@host:port/%2F") from None
-    if parts.scheme not in ("amqp", "amqps"):
-        raise BadRequest("url", f"begins with {parts.scheme!r:.20}; write amqp://user:password@host:port/%2F")
-    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or "localhost"
-    return f"{parts.scheme}://{host}:{port}"
 
 
 def _explained(why: object) -> str:

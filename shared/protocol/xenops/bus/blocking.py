@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bus for scripts: no event loop, one thing at a time; kombu finds the switch again after it was lost.
+"""The bus for scripts and short commands: no event loop, one thing at a time, and quick to be read.
 
-It calls and listens, and serves nothing. One object belongs to one thread.
+kombu finds the switch again after it was lost, py-amqp below it speaks. It calls and listens, and serves nothing.
+One object belongs to one thread. An exception of a signal's handler may come out of any call: it costs the connection.
 """
 
 import itertools
@@ -11,27 +12,42 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from amqp.exceptions import ChannelError, MessageNacked
+from amqp import AccessRefused, AMQPError, ChannelError, NotAllowed
+from amqp import Connection as Wire
+from amqp import Message as Content
+from amqp.exceptions import MessageNacked
 from kombu.connection import Connection  # `kombu.Connection` is looked up lazily, which two threads must not do at once
-from kombu.exceptions import OperationalError
 
-from xenops.bus.amqp import address
+from xenops.bus.place import place
 from xenops.bus.port import EVENTS_EXCHANGE, JSON, Message
-from xenops.errors import Busy, ConnectionLost, NoSuchService, TimedOut
+from xenops.errors import Busy, ConnectionLost, NoSuchService, SwitchUnreachable, TimedOut
 
-_Connect: Any = Connection  # kombu is half typed
 _REPLY_TO = "amq.rabbitmq.reply-to"
-_PROBE_S = (0.05, 1.0)
+_CONNECT_S = 10.0  # for one attempt
+_PAUSE_S = (0.05, 1.0)  # between attempts at a queue that nobody serves, and to connect: the first, and the longest
+_GOODBYE_S = 2.0
 _RETRY_AFTER_MS = 500
 _KEPT_EVENTS = 10000
+_REFUSED = "it refuses the user or the password"
+_LOST = (*Wire.recoverable_connection_errors, ChannelError)
+_Connect: Any = Connection  # kombu is half typed
 
 
 class BlockingBus:
     """A script's connection to the switch at `url`; nothing is connected before it is needed."""
 
     def __init__(self, url: str) -> None:
-        self.address = address(url)
-        self._connection: Any = _Connect(url, heartbeat=0, transport_options={"confirm_publish": True})
+        at = place(url)
+        self.address = at.address
+        verified = {"server_hostname": at.host.strip("[]"), "context": {"check_hostname": True}}
+        self._kombu: Any = _Connect(
+            url,
+            heartbeat=0,
+            login_method="PLAIN",
+            ssl=verified if at.scheme == "amqps" else False,
+            transport_options={"confirm_publish": True},
+        )
+        self._connection: Any = None
         self._channel: Any = None
         self._numbers = itertools.count(1)
         self._expected = ""
@@ -47,54 +63,79 @@ class BlockingBus:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def connect(self, timeout_s: float) -> None:
+        """Return once connected; keep trying until `timeout_s` is over, then raise `SwitchUnreachable`."""
+        self._connect(time.monotonic() + timeout_s)
+
     def close(self) -> None:
         """Say goodbye. Idempotent."""
+        connection, self._connection = self._connection, None
         self._channel = self._events_channel = None
-        self._connection.release()
+        if connection is None or not connection.connected:
+            return
+        try:
+            connection.transport.sock.settimeout(_GOODBYE_S)
+            self._kombu.release()
+        except (OSError, AMQPError):
+            self._kombu.collect()  # it is gone either way
 
     def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
         """Send a request and wait for its reply; ends as `xenops.bus.port.Bus.call` does."""
         until = time.monotonic() + timeout_s
         self._expected, self._reply = str(next(self._numbers)), None
-        sent, pause = False, _PROBE_S[0]
+        sent, pauses = False, _pauses()
         while True:
             try:
-                channel = self._ready(until)
-                self._publish(channel, queue, request, until)
+                self._connect(until)
+            except SwitchUnreachable as fault:
+                if fault.why == _REFUSED:
+                    raise
+                raise TimedOut(queue, timeout_s) if sent else NoSuchService(queue) from None
+            try:
+                self._publish(self._ready(), queue, request, until)
                 if not self._returned:
                     sent = True
                     return self._wait(queue, request, until, timeout_s)
             except MessageNacked:
                 raise Busy(queue, _RETRY_AFTER_MS) from None
-            except (*self._connection.recoverable_connection_errors, ChannelError):
+            except _LOST:
                 self._lose()
                 if not request.message_id:
                     raise ConnectionLost(self.address) from None
-            except (OperationalError, TimeoutError):
-                self._lose()
+            except BaseException:
+                self._lose()  # a signal, perhaps in the middle of a frame
+                raise
+            pause = next(pauses)
             if time.monotonic() + pause >= until:
                 raise TimedOut(queue, timeout_s) if sent else NoSuchService(queue)
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 1.7, _PROBE_S[1])
+            time.sleep(pause)
 
     def events(
-        self, patterns: list[str], timeout_s: float | None = None, *, on_gap: Callable[[], None] | None = None
+        self,
+        patterns: list[str],
+        timeout_s: float | None = None,
+        *,
+        lasting_s: float | None = None,
+        on_gap: Callable[[], None] | None = None,
     ) -> Iterator[Message]:
-        """The events that match, from this call on; ends when none has come for `timeout_s`.
+        """The events that match, from this call on; ends when none has come for `timeout_s`, and after `lasting_s`.
 
         `on_gap` is called when some may have been missed: after a reconnection.
         """
+        end = None if lasting_s is None else time.monotonic() + lasting_s
         self._patterns = list(patterns)
         self._events.clear()
         self._listen(time.monotonic() + (timeout_s if timeout_s is not None else 30.0))
-        return self._receive(timeout_s, on_gap)
+        return self._receive(timeout_s, end, on_gap)
 
-    def _receive(self, timeout_s: float | None, on_gap: Callable[[], None] | None) -> Iterator[Message]:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+    def _receive(
+        self, timeout_s: float | None, end: float | None, on_gap: Callable[[], None] | None
+    ) -> Iterator[Message]:
+        until = _sooner(timeout_s, end)
         while True:
-            while self._events:
+            while self._events and (end is None or time.monotonic() < end):
                 yield self._events.popleft()
-                until = None if timeout_s is None else time.monotonic() + timeout_s
+                until = _sooner(timeout_s, end)
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
@@ -106,16 +147,14 @@ class BlockingBus:
                 self._connection.drain_events(timeout=left)
             except TimeoutError:
                 return
-            except OperationalError:
-                self._lose()
+            except SwitchUnreachable:
                 return
-            except (*self._connection.recoverable_connection_errors, ChannelError):
+            except _LOST:
                 self._lose()
 
-    def _ready(self, until: float) -> Any:
-        """The channel for calls; connects if need be."""
+    def _ready(self) -> Any:
+        """The channel for calls."""
         if self._channel is None:
-            self._connect(until)
             channel = self._connection.channel()
             channel.events["basic_return"].add(self._on_return)
             channel.basic_consume(_REPLY_TO, no_ack=True, callback=self._on_reply)
@@ -134,23 +173,40 @@ class BlockingBus:
         self._events_channel = channel
 
     def _connect(self, until: float | None) -> None:
+        """Connect, if need be, at the latest at `until`; a refusal is told at once."""
+        if self._connection is not None and self._connection.connected:
+            return
+        self._lose()
         left = None if until is None else max(0.1, until - time.monotonic())
-        self._connection.connect_timeout = min(left or 10.0, 10.0)
-        self._connection.ensure_connection(interval_start=0.05, interval_step=0.2, interval_max=1.0, timeout=left)
+        self._kombu.connect_timeout = min(left or _CONNECT_S, _CONNECT_S)
+        first, longest = _PAUSE_S
+        try:
+            self._kombu.ensure_connection(
+                interval_start=first,
+                interval_step=first,
+                interval_max=longest,
+                timeout=left,
+                reraise_as_library_errors=False,
+            )
+        except (AccessRefused, NotAllowed):
+            raise SwitchUnreachable(self.address, _REFUSED) from None
+        except (OSError, AMQPError) as error:
+            raise SwitchUnreachable(self.address, _explained(error)) from None
+        self._connection = self._kombu.connection
 
     def _publish(self, channel: Any, queue: str, request: Message, until: float) -> None:
         """Hand it to the switch; `_returned` tells whether it came back."""
         self._returned = False
         properties = {"correlation_id": self._expected, "reply_to": _REPLY_TO, "message_id": request.message_id}
-        message = channel.prepare_message(
+        content = Content(
             request.body,
             content_type=request.content_type,
             content_encoding="utf-8" if request.content_type == JSON else "binary",
-            headers=request.headers,
-            properties={key: value for key, value in properties.items() if value is not None},
+            application_headers=request.headers,
+            **{key: value for key, value in properties.items() if value is not None},
         )
         left = max(0.05, until - time.monotonic())
-        channel.basic_publish(message, "", queue, mandatory=True, timeout=left, confirm_timeout=left)
+        channel.basic_publish(content, "", queue, mandatory=True, timeout=left, confirm_timeout=left)
 
     def _wait(self, queue: str, request: Message, until: float, timeout_s: float) -> Message:
         while self._reply is None:
@@ -167,7 +223,8 @@ class BlockingBus:
     def _lose(self) -> None:
         """Forget the connection; the next use makes another."""
         self._channel = self._events_channel = None
-        self._connection.collect()
+        self._connection = None
+        self._kombu.collect()
 
     def _on_reply(self, untrusted: Any) -> None:
         if untrusted.properties.get("correlation_id") == self._expected:
@@ -178,6 +235,27 @@ class BlockingBus:
 
     def _on_return(self, *_: object) -> None:
         self._returned = True
+
+
+def _pauses() -> Iterator[float]:
+    """How long to wait before each new attempt: ever longer, and not in step with others."""
+    pause = _PAUSE_S[0]
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(pause * 1.7, _PAUSE_S[1])
+
+
+def _sooner(timeout_s: float | None, end: float | None) -> float | None:
+    """When to give up: so long from now, or at `end`."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    return min((t for t in (until, end) if t is not None), default=None)
+
+
+def _explained(why: BaseException) -> str:
+    """Why there is no connection, as a person would say it."""
+    if isinstance(why, TimeoutError):
+        return "it does not answer"
+    return "nobody listens there" if isinstance(why, ConnectionRefusedError) else (str(why) or type(why).__name__)[:200]
 
 
 def _message(untrusted: Any) -> Message:
