@@ -5,7 +5,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+# The parser is a large program, and reads itself for seconds; on a busy machine for many.
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_the_official_parser_accepts_the_document(node_modules: Path, tmp_path: Path) -> None:
