@@ -237,6 +237,8 @@ def test_an_hvm_guest() -> None:
     assert hvm("boot = 'dc'").boot_order == "dc"
     assert hvm("vnc = 0").vnc_ip is UNSET
     assert hvm("vnclisten = '0.0.0.0'").vnc_ip == "0.0.0.0"
+    assert hvm("vnclisten = '0.0.0.0:3'").vnc_ip == "0.0.0.0"
+    assert hvm("vnclisten = '::1'").vnc_ip == "::1"
     assert hvm("stdvga = 1").video is Video.STANDARD_VGA
     assert hvm("vga = 'stdvga'; videoram = 16").video_mib == 16
     assert hvm("bios = 'ovmf'").firmware == Uefi()
@@ -260,6 +262,8 @@ def test_the_platform() -> None:
         "timer_mode": "3",
         "nomigrate": "true",
     }
+    assert vm(HVM + "vnclisten = '0.0.0.0:3'").platformdata["vncdisplay"] == "3"
+    assert "vncdisplay" not in vm(HVM + "vnclisten = '::1'").platformdata
     assert vm(PV + "max_grant_frames = 128").platformdata["max_grant_frames"] == "128"
 
 

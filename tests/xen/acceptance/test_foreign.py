@@ -7,6 +7,7 @@ It takes minutes, so only with XEN_LIFE set.
 import asyncio
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,5 +139,22 @@ def test_a_disk_that_guests_share(tell: Tell) -> None:
         await desk.say("start", "--paused", "one")
         await desk.say("start", "--paused", "two")
         assert "writes to it" in await desk.refused("start", "--paused", "three")
+
+    tell(story)
+
+
+def test_the_display_is_the_one_that_the_configuration_names(tell: Tell) -> None:
+    address = guests.BRIDGE_ADDRESS.partition("/")[0]
+
+    def greeting() -> bytes:
+        with socket.create_connection((address, 5907), 30) as viewer:
+            return viewer.recv(12)
+
+    async def story(desk: Desk) -> None:
+        disk = desk.image("disk.img", guests.HVM_DISK.read_bytes())
+        keys = {"memory": guests.HVM_MEMORY_MIB, "disk": [f"{disk},raw,hda,w"], "vnc": 1}
+        await desk.say("create", "--paused", desk.config("shown", type="hvm", vnclisten=f"{address}:7", **keys))
+        assert await asyncio.to_thread(greeting) == b"RFB 003.008\n"
+        await desk.say("destroy", "shown")
 
     tell(story)

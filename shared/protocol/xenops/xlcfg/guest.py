@@ -50,6 +50,7 @@ _TIMER_MODES = (
 )
 HD_TYPES = ("ide", "ahci")
 VIDEO = {"cirrus": Video.CIRRUS, "stdvga": Video.STANDARD_VGA}
+DISPLAYS = (1 << 16) - 5900  # as many as there are ports for
 SECONDS = range(-(1 << 31), 1 << 31)
 PLATFORM_DEFAULTS = {"nx": "false", "acpi": "true", "apic": "true", "pae": "true", "viridian": "true"}
 # Key, its name among the platform's flags, the numbers it can be if it is no flag, and the guests for which it means something.
@@ -64,7 +65,7 @@ PLATFORM: tuple[tuple[str, str, range | None, frozenset[GuestKind]], ...] = (
     ("acpi_s4", "acpi_s4", None, _HVM),
     ("nestedhvm", "nested-virt", None, _HVM),
     ("usb", "usb", None, _HVM),
-    ("vncdisplay", "vncdisplay", range(1 << 16), _HVM),
+    ("vncdisplay", "vncdisplay", range(DISPLAYS), _HVM),
     ("vncunused", "vncunused", None, _HVM),
     ("timer_mode", "timer_mode", range(len(_TIMER_MODES)), _ALL - {GuestKind.PV}),
     ("hap", "hap", None, frozenset({GuestKind.PVH, GuestKind.PV_IN_PVH})),
@@ -106,10 +107,12 @@ def builder_info(doc: Document, kind: GuestKind, disks: list[Vbd], *, pci: bool)
     types: dict[GuestKind, type[Pv | Pvh | PvInPvh]]
     types = {GuestKind.PV: Pv, GuestKind.PVH: Pvh, GuestKind.PV_IN_PVH: PvInPvh}
     framebuffer = doc.boolean("vnc") or False
+    if framebuffer and _listens(doc)[1]:
+        doc.warn("vnclisten", f"the display has no effect in this {kind.value} guest")
     return types[kind](
         boot=_boot(doc, disks),
         framebuffer=framebuffer,
-        framebuffer_ip=(doc.string("vnclisten") or LOOPBACK) if framebuffer else UNSET,
+        framebuffer_ip=_listens(doc)[0] if framebuffer else UNSET,
         vncterm_ip=LOOPBACK,
         pci_passthrough=passthrough,
     )
@@ -133,6 +136,8 @@ def platform(doc: Document, kind: GuestKind) -> dict[str, str]:
             flags[flag] = str(doc.integer(key, numbers[0], numbers[-1]))
         else:
             flags[flag] = "true" if doc.boolean(key) else "false"
+    if kind in _HVM and doc.boolean("vnc") is not False and (display := _listens(doc)[1]):
+        flags["vncdisplay"] = display
     if kind in _HVM and (controller := doc.text("hdtype")):
         if controller.value not in HD_TYPES:
             doc.fail(
@@ -142,6 +147,19 @@ def platform(doc: Document, kind: GuestKind) -> dict[str, str]:
     if kind in _SHIM and (cmdline := doc.string("pvshim_cmdline")):
         flags["pvinpvh-xen-cmdline"] = cmdline
     return flags
+
+
+def _listens(doc: Document) -> tuple[str, str]:
+    """The address of a screen, and the display that may stand behind it."""
+    listen = doc.text("vnclisten")
+    address, colon, display = listen.value.partition(":") if listen else ("", "", "")
+    if listen is None or not colon or not re.fullmatch(r"[0-9]{1,9}", display):
+        return (doc.string("vnclisten") or LOOPBACK), ""
+    if "vncdisplay" in doc:
+        doc.fail(listen, "vnclisten names a display, and so does vncdisplay")
+    if int(display) >= DISPLAYS:
+        doc.fail(listen, f"a display is a number less than {DISPLAYS}, not {display}")
+    return address or LOOPBACK, str(int(display))
 
 
 def _passthrough(doc: Document, *, pci: bool) -> bool:
@@ -171,7 +189,7 @@ def _hvm(doc: Document, *, pci_passthrough: bool) -> Hvm:
         video=_video(doc),
         serial=_serial(doc),
         keymap=doc.string("keymap") or UNSET,
-        vnc_ip=UNSET if vnc is False else doc.string("vnclisten") or LOOPBACK,
+        vnc_ip=UNSET if vnc is False else _listens(doc)[0],
         boot_order=doc.string("boot") or BOOT_ORDER,
         firmware=_firmware(doc),
         tpm=_tpm(doc),

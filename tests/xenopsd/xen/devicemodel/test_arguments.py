@@ -122,6 +122,8 @@ def test_golden_command_lines(name: str) -> None:
         (machine(boot_order="c,menu=on"), "vm.ty.boot_order"),
         (machine(video=Video.VGPU), "vm.ty.video"),
         (machine(platform={"usb": "perhaps"}), "platformdata.usb"),
+        (machine(vnc_ip="192.0.2.1", platform={"vncdisplay": "59636"}), "platformdata.vncdisplay"),
+        (machine(vnc_ip="192.0.2.1", platform={"vncdisplay": "1,password=off"}), "platformdata.vncdisplay"),
         (Metadata(vm=Vm(id="guest", ty=Pv(boot=Direct()))), "vm.ty"),
     ],
 )
@@ -135,6 +137,19 @@ def test_what_cannot_be_emulated_is_said_by_name(wanted: Metadata, field: str) -
 def test_no_port_is_opened_for_loopback(address: str) -> None:
     screens = [word for word in emulator(machine(vnc_ip=address), PLACES, False, False) if "vnc" in word]
     assert screens == ["-vnc", "unix:/run/xenopsd/qemu/7/vnc"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "screen"),
+    [
+        ({}, "192.0.2.1:0,to=99,id=tcp"),
+        ({"vncdisplay": "7"}, "192.0.2.1:7,to=99,id=tcp"),
+        ({"vncdisplay": "7", "vncunused": "false"}, "192.0.2.1:7,id=tcp"),
+        ({"vncdisplay": "200"}, "192.0.2.1:200,to=200,id=tcp"),
+    ],
+)
+def test_the_display_is_the_one_that_is_asked_for(platform: dict[str, str], screen: str) -> None:
+    assert screen in emulator(machine(vnc_ip="192.0.2.1", platform=platform), PLACES, False, False)
 
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)

@@ -20,7 +20,7 @@ from xenops.errors import BadRequest
 from xenops.types.device_number import Bus, DeviceNumber
 from xenops.types.disk import Local, RemoteDisk
 from xenops.types.metadata import Metadata
-from xenops.types.record import UNSET
+from xenops.types.record import UNSET, Maybe
 from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Vif
 from xenops.types.vm import MIB, Hvm, Video, Vm
@@ -37,6 +37,7 @@ _BOOT_ORDER = re.compile(r"[acdn]{1,4}")
 _SERIAL = re.compile(r"pty|none|null|(/dev/|file:/|unix:/)[^,]*")
 # What going into the background needs (a fork, a session of its own) has to stay allowed; privileges cannot be gained.
 SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
+_LAST_DISPLAY = 0xFFFF - 5900  # what a port can be
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -49,7 +50,7 @@ def emulator(machine: Metadata, places: Places, incoming: bool, sandbox: bool) -
         *_own(vm.name, places, sandbox),
         "-vnc",
         f"unix:{_quoted(str(places.screen))}",
-        *_more_screens(vm.ty),
+        *_more_screens(vm, vm.ty.vnc_ip),
         *_display(vm.ty),
         *_serial(vm.ty),
         "-boot",
@@ -143,17 +144,21 @@ def _own(name: str, places: Places, sandbox: bool) -> list[str]:
     ]
 
 
-def _more_screens(hvm: Hvm) -> list[str]:
-    if not hvm.vnc_ip:
+def _more_screens(vm: Vm, ip: Maybe[str]) -> list[str]:
+    if not ip:
         return []
     try:
-        address = ipaddress.ip_address(hvm.vnc_ip)
+        address = ipaddress.ip_address(ip)
     except ValueError:
-        raise BadRequest("vm.ty.vnc_ip", f"{hvm.vnc_ip!r:.60} is no IP address") from None
+        raise BadRequest("vm.ty.vnc_ip", f"{ip!r:.60} is no IP address") from None
     if address.is_loopback:
         return []  # vncproxy shows the socket there, to those whom it lets in
     host = f"[{address}]" if address.version == 6 else str(address)
-    return ["-vnc", f"{host}:0,to=99,id=tcp"]
+    display = vm.platformdata.get("vncdisplay", "0")
+    if not re.fullmatch(r"[0-9]{1,5}", display) or int(display) > _LAST_DISPLAY:
+        raise BadRequest("platformdata.vncdisplay", f"{display!r:.20} is no display; they go up to {_LAST_DISPLAY}")
+    to = [f"to={max(int(display), 99)}"] if _flag(vm, "vncunused", default=True) else []
+    return ["-vnc", ",".join((f"{host}:{int(display)}", *to, "id=tcp"))]
 
 
 def _display(hvm: Hvm) -> Iterator[str]:
