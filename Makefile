@@ -48,7 +48,7 @@ test-docker: setup ## build the images and test the composed stack (needs a dock
 
 # TEST chooses: `make test-xen TEST=test_rig.py`, `make test-xen TEST="test_rig.py -k grub -x"`.
 test-xen: setup ## the acceptance suite on the real Xen, in an emulated host (needs root); TEST=file::name chooses
-	$(BIN)/python -m tests.xen.rig test $(foreach word,$(TEST),$(if $(findstring .py,$(word)),tests/xen/acceptance/$(patsubst tests/xen/acceptance/%,%,$(word)),$(word)))
+	$(BIN)/python -m tests.xen.rig test $(TEST)
 
 xen-shell: setup ## a shell in that host
 	@$(BIN)/python -m tests.xen.rig shell

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.xen import guests
-from tests.xen.rig import failures, guest_files, kernel, machine, places, remote
+from tests.xen.rig import failures, guest_files, kernel, machine, places, remote, suite
 from tests.xen.rig.image import Image
 from tests.xen.rig.qmp import Monitor
 
@@ -170,6 +170,14 @@ def test_a_machine_whose_number_was_given_to_another_process_is_not_alive(tmp_pa
     process.communicate(b"\n", timeout=30)
     (tmp_path / "machine.json").write_text(json.dumps(state))
     assert not machine.Machine(tmp_path).alive
+
+
+def test_a_file_of_the_suite_may_be_called_by_its_name_alone() -> None:
+    rig = "tests/xen/acceptance/test_rig.py"
+    assert suite.chosen(["test_rig.py", "-k", "grub"]) == [rig, "-k", "grub"]
+    assert suite.chosen(["test_rig.py::test_it"]) == [f"{rig}::test_it"]
+    assert suite.chosen([rig]) == [rig]
+    assert suite.chosen(["-k", "grub"]) == ["-k", "grub", suite.SUITE]
 
 
 def test_the_checkout_goes_over_as_git_sees_it() -> None:

@@ -24,7 +24,7 @@ from forkexecd.runner import Runner
 from tests.contracts.backend.lab import Lab, Machine
 from tests.xen import guests
 from tests.xen.acceptance.console import attached
-from tests.xen.acceptance.test_pci import random_source
+from tests.xen.acceptance.devices.test_pci import random_source
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId
 from xenops.types.metadata import Metadata

@@ -108,7 +108,7 @@ def test(options: argparse.Namespace, rest: list[str]) -> int:
     """The acceptance suite, or what pytest's words after `test` choose of it."""
     shutil.rmtree(BUILD / "results", ignore_errors=True)
     if options.on or rest:
-        words = rest if any(word.startswith("tests/") for word in rest) else [*rest, suite.SUITE]
+        words = suite.chosen(rest)
         with _machines(options.on) as [machine]:
             outcomes = {shlex.join(words): suite.run(machine, words)}
     else:

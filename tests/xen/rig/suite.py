@@ -40,9 +40,19 @@ _PYTEST = f"{VENV}/bin/pytest -v -p no:cacheprovider -p no:xdist -o timeout=600 
 
 def files() -> list[str]:
     """All of the suite; the longest texts first, which is the best guess at the longest times."""
-    found = sorted((ROOT / SUITE).glob("test_*.py"), key=lambda path: -path.stat().st_size)
+    found = sorted((ROOT / SUITE).rglob("test_*.py"), key=lambda path: -path.stat().st_size)
     contract = [f"{CONTRACT}/{name}" for name in CONTRACT_FILES] if _all_of_the_contract() else [CONTRACT]
     return [*contract, *(path.relative_to(ROOT).as_posix() for path in found)]
+
+
+def chosen(words: Sequence[str]) -> list[str]:
+    """Pytest's words: a file of the suite may be called by its name alone, and without a file all of the suite is meant."""
+    found = {path.name: path.relative_to(ROOT).as_posix() for path in (ROOT / SUITE).rglob("test_*.py")}
+    full = []
+    for word in words:
+        name, colons, test = word.partition("::")
+        full.append(f"{found.get(name, name)}{colons}{test}")
+    return full if any(word.startswith("tests/") for word in full) else [*full, SUITE]
 
 
 def stream(machine: Machine, line: str, *, label: str = "") -> int:

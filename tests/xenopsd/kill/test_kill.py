@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""xenopsd is killed at each step of each operation, on the simulator; tests/xen/acceptance/test_kill.py does it on Xen."""
+"""xenopsd is killed at each step of each operation, on the simulator; tests/xen/acceptance/faults/test_kill.py does it on Xen."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

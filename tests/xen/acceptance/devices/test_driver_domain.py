@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.xen.acceptance import console, driver_domain, xl
+from tests.xen.acceptance import console, xl
 from tests.xen.acceptance.console import Console
-from tests.xen.acceptance.devices_host import Rooms, gone, is_up, story
+from tests.xen.acceptance.devices import driver_domain
+from tests.xen.acceptance.devices.devices_host import Rooms, gone, is_up, story
 from xenops.errors import DoesNotExist, ProgramFailed
 from xenops.types.disk import RemoteDisk
 from xenops.types.ids import DeviceId

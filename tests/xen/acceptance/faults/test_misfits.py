@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from tests.xen import guests
-from tests.xen.acceptance import stacked
-from tests.xen.acceptance.misfortunes import refused, registered, script
-from tests.xen.acceptance.stacked import VM, Stage, XenLab, machine
+from tests.xen.acceptance.faults import stacked
+from tests.xen.acceptance.faults.misfortunes import refused, registered, script
+from tests.xen.acceptance.faults.stacked import VM, Stage, XenLab, machine
 from xenops.errors import (
     BadRequest,
     FailedToStartEmulator,

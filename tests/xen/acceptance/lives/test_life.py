@@ -12,9 +12,9 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import xl
+from tests.xen.acceptance.beside_xl.dumps import sections
 from tests.xen.acceptance.console import attached
 from tests.xen.acceptance.desk import Desk, Story
-from tests.xen.acceptance.dumps import sections
 
 Tell = Callable[[Story], None]
 pytestmark = pytest.mark.skipif(not os.environ.get("XEN_LIFE"), reason="long: set XEN_LIFE")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.xen import guests
-from tests.xen.acceptance import stacked
-from tests.xen.acceptance.stacked import VM, Stage, drive
+from tests.xen.acceptance.faults import stacked
+from tests.xen.acceptance.faults.stacked import VM, Stage, drive
 from tests.xenopsd.kill.cases import Case, cases, chosen
 from tests.xenopsd.kill.mortal import Death
 from tests.xenopsd.kill.story import tell
@@ -61,7 +61,7 @@ POINTS = list(points())
 @pytest.fixture(scope="module")
 def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One stack for all deaths."""
-    for stage in stacked.stage(tmp_path_factory.mktemp("kill"), module="tests.xen.acceptance.mortal"):
+    for stage in stacked.stage(tmp_path_factory.mktemp("kill"), module="tests.xen.acceptance.faults.mortal"):
         stage.lab.image("first.img")
         stage.lab.image("second.img")
         yield stage

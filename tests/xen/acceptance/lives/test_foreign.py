@@ -77,7 +77,7 @@ def test_the_examples_of_xen_start(tell: Tell, volumes: None, example: Path) -> 
 
 def test_our_own_example_starts(tell: Tell) -> None:
     """examples/myfirstvm.cfg, word by word, with the disk that it names."""
-    example = Path(__file__).parents[3] / "examples" / "myfirstvm.cfg"
+    example = Path(__file__).parents[4] / "examples" / "myfirstvm.cfg"
 
     async def story(desk: Desk) -> None:
         disk = desk.image("first.img", guests.HVM_DISK.read_bytes())

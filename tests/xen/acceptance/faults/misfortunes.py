@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.xen.acceptance import world
-from tests.xen.acceptance.stacked import XenLab
+from tests.xen.acceptance.faults.stacked import XenLab
 from xenops.errors import DoesNotExist, Fault
 from xenops.types.task import Pending
 from xenops.types.vm import PowerState, VmState

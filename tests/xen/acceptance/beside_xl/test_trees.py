@@ -18,7 +18,7 @@ from tests.xen import guests
 from tests.xen.acceptance import xl
 from xenops.types.vm import Hvm
 
-TABLE = Path(__file__).parents[3] / "docs" / "xenstore.md"
+TABLE = Path(__file__).parents[4] / "docs" / "xenstore.md"
 VIDEO_MIB = 8  # what xl gives a cirrus card at least
 SETTINGS: dict[str, dict[str, object]] = {
     "pv": {"kernel": str(guests.GRUB_PV)},

@@ -12,7 +12,7 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import console, world, xl
-from tests.xen.acceptance.devices_host import Rooms, gone, is_up, output, story, tree
+from tests.xen.acceptance.devices.devices_host import Rooms, gone, is_up, output, story, tree
 from xenops.errors import AlreadyExists, DeviceDetachRejected, IoError, ProgramFailed
 from xenops.events import Kind
 from xenops.types.disk import Local
@@ -240,8 +240,8 @@ def test_many_at_once(tmp_path: Path) -> None:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from tests.xen.acceptance.devices_host import rooms
-from tests.xen.acceptance.test_vbd import disk
+from tests.xen.acceptance.devices.devices_host import rooms
+from tests.xen.acceptance.devices.test_vbd import disk
 from xenops.types.vm import Direct, Pv, Vm
 async def main(name, domid, path):
     async with rooms(Path("/tmp")) as at:
@@ -264,7 +264,7 @@ def test_killed_at_any_moment_nothing_is_left_once_swept(tmp_path: Path, after_m
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", CHILD, vm.id, str(at.domid(vm)), str(path)),
                 stdout=subprocess.PIPE,
-                cwd=Path(__file__).parents[3],
+                cwd=Path(__file__).parents[4],
                 env={**os.environ, "PYTHONPATH": "."},
             )
             assert child.stdout is not None

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.xen import guests
-from tests.xen.acceptance import console, stacked, xl
-from tests.xen.acceptance.misfortunes import (
+from tests.xen.acceptance import console, xl
+from tests.xen.acceptance.faults import stacked
+from tests.xen.acceptance.faults.misfortunes import (
     begun,
     called,
     children,
@@ -31,7 +32,7 @@ from tests.xen.acceptance.misfortunes import (
     stopped,
     stuttering,
 )
-from tests.xen.acceptance.stacked import VM, Stage, XenLab, drive, machine
+from tests.xen.acceptance.faults.stacked import VM, Stage, XenLab, drive, machine
 from xenops.errors import (
     FailedToAcknowledgeShutdownRequest,
     FailedToShutdown,

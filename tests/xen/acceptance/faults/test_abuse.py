@@ -16,8 +16,9 @@ import msgspec
 import pytest
 
 from tests.xen import guests
-from tests.xen.acceptance import console, stacked, xl
-from tests.xen.acceptance.misfortunes import (
+from tests.xen.acceptance import console, xl
+from tests.xen.acceptance.faults import stacked
+from tests.xen.acceptance.faults.misfortunes import (
     called,
     children,
     has_grown,
@@ -27,7 +28,7 @@ from tests.xen.acceptance.misfortunes import (
     small_disk,
     stopped,
 )
-from tests.xen.acceptance.stacked import VM, Stage, XenLab, drive, machine
+from tests.xen.acceptance.faults.stacked import VM, Stage, XenLab, drive, machine
 from xenops.errors import AlreadyExists, Cancelled, Fault, IoError, TimedOut
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId

@@ -11,7 +11,7 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import console, xl
-from tests.xen.acceptance.devices_host import Rooms, gone, is_up, story, tree
+from tests.xen.acceptance.devices.devices_host import Rooms, gone, is_up, story, tree
 from xenops.errors import AlreadyExists, IoError, ProgramFailed, Unimplemented
 from xenops.types.ids import DeviceId
 from xenops.types.network import Bridge

@@ -12,8 +12,8 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import console
-from tests.xen.acceptance.bare import HVMLOADER, Bench, Empty
 from tests.xen.acceptance.console import Console
+from tests.xen.acceptance.rooms.bare import HVMLOADER, Bench, Empty
 from xenops.errors import HypercallFailed, IoError, StepTimedOut
 from xenopsd.backends.xen.builder.orders import DumpCore, GuestKind, Restore, Save, Saved, Suspended
 from xenopsd.backends.xen.domctl import Shutdown

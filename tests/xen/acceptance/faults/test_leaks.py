@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.xen import guests
-from tests.xen.acceptance import stacked
-from tests.xen.acceptance.stacked import VM, Stage, XenLab, drive, machine
+from tests.xen.acceptance.faults import stacked
+from tests.xen.acceptance.faults.stacked import VM, Stage, XenLab, drive, machine
 from xenops.errors import IoError
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId

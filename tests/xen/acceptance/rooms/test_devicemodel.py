@@ -13,7 +13,7 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import console, xl
-from tests.xen.acceptance.emulated import VM, built, cd, host, machine, ours
+from tests.xen.acceptance.rooms.emulated import VM, built, cd, host, machine, ours
 from xenops.errors import FailedToStartEmulator
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId

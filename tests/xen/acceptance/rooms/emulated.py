@@ -14,7 +14,7 @@ from forkexecd.metrics import Metrics
 from forkexecd.posix import Guard
 from forkexecd.runner import Runner
 from tests.xen import guests
-from tests.xen.acceptance.bare import Bench, Empty
+from tests.xen.acceptance.rooms.bare import Bench, Empty
 from xenops.events import Kind
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId

@@ -13,7 +13,7 @@ import pytest
 
 from tests.xen import guests
 from tests.xen.acceptance import console, xl
-from tests.xen.acceptance.devices_host import Rooms, gone, is_up, story
+from tests.xen.acceptance.devices.devices_host import Rooms, gone, is_up, story
 from tests.xen.rig import guest_files, kernel
 from xenops.errors import AlreadyExists, IoError
 from xenops.types.ids import DeviceId
