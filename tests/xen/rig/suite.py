@@ -35,7 +35,7 @@ CONTRACT_SAMPLE = (
 )
 LONGER = ("XEN_CONTRACT", "XEN_KILL", "XEN_FAULTS", "XEN_LEAKS")  # told to the tests inside; see README.md
 NOTHING_CHOSEN = 5  # pytest's status when it has collected no test
-_PYTEST = f"{VENV}/bin/pytest -v -p no:cacheprovider -p no:xdist -o timeout=600 --durations=5"
+_PYTEST = f"{VENV}/bin/pytest -v -p no:cacheprovider -p no:xdist -o timeout=600 -o tmp_path_retention_policy=failed --durations=5"
 
 
 def files() -> list[str]:
