@@ -45,7 +45,7 @@ class Reason(Enum):
 class Run(Atom):
     """Run a hook's programs: exit 0 is fine, 1 is logged, anything else stops the operation."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 86400.0  # each program has its own limit
     hook: Hook
     vm: Vm

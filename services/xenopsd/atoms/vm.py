@@ -38,7 +38,7 @@ class Create(Atom):
 class Build(Atom):
     """Build memory and vCPUs; what was built goes with the domain."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     machine: Metadata
     force: bool
 
@@ -50,7 +50,7 @@ class Build(Atom):
 class CreateDeviceModel(Atom):
     """Start what emulates an HVM guest's devices."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     machine: Metadata
     restoring: bool = False
 
@@ -143,7 +143,7 @@ class Unpause(Atom):
 class AskToShutDown(Atom):
     """Ask the guest to stop and wait until it has; asking cannot be taken back."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 2 * 86400.0  # the caller's own budget is the limit
     vm: Vm
     reason: ShutdownReason
@@ -165,8 +165,9 @@ class AskToShutDown(Atom):
 class Save(Atom):
     """Write the memory image; from the moment the guest is asked to suspend there is no cancelling."""
 
+    pivot: ClassVar[str] = "the guest is asked to suspend"
     weight: ClassVar[float] = 10.0
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 6 * 3600.0
     vm: Vm
     disk: Disk
@@ -185,7 +186,7 @@ class Restore(Atom):
     """Build the created domain's memory from an image; what was built goes with the domain."""
 
     weight: ClassVar[float] = 10.0
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 6 * 3600.0
     machine: Metadata
     disk: Disk
@@ -253,7 +254,7 @@ class DumpCore(Atom):
 class Delay(Atom):
     """Do nothing for a while; only this machine's own queue waits."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 2 * 86400.0
     seconds: float
 
@@ -324,7 +325,7 @@ class SetXsdata(Atom):
 class RunScript(Atom):
     """Run a script in the guest; its end is the task's result."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = 86400.0
     vm: Vm
     script: str

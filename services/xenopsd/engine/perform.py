@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Performs a plan: takes its steps, and goes the way back when one fails.
 
-It never cuts a step in the middle, unless the step says that it may be; and the way back is not cut short by a second
-cancel: only a daemon that has no more time to stop gives it up, and the next life makes good what is left.
+A cancel lets a step end by itself for as long as the step's `patience_s`, and then cuts it, as its time limit would; the
+way back is not cut short by a second cancel: only a daemon that has no more time to stop gives it up, and the next life
+makes good what is left.
 """
 
 import asyncio
@@ -88,13 +89,12 @@ async def _step(atom: Atom, cx: Context) -> None:
     task.begin(name)
     began = time.perf_counter()
     try:
-        async with asyncio.timeout(atom.timeout_s):
-            if atom.interruptible:
-                await _interruptible(atom, cx)
-            else:
+        async with asyncio.timeout(atom.timeout_s) as limit:
+            with task.interrupts(limit, atom.patience_s):
                 await atom.do(cx)
     except TimeoutError:
-        fault = StepTimedOut(name, atom.timeout_s)
+        cut = limit.expired() and task.cancelling
+        fault = Cancelled(task.id) if cut else StepTimedOut(name, atom.timeout_s)
         task.end_step(name, failed(fault))
         raise fault from None
     except Fault as fault:
@@ -104,17 +104,6 @@ async def _step(atom: Atom, cx: Context) -> None:
     cx.observe(atom.label, seconds)
     task.end_step(name, Completed(duration_s=round(seconds, 6)))
     task.advance(atom.weight)
-
-
-async def _interruptible(atom: Atom, cx: Context) -> None:
-    running = asyncio.ensure_future(atom.do(cx))
-    with cx.task.interrupts(running):
-        try:
-            await running
-        except asyncio.CancelledError:
-            if cx.task.cancelling:
-                raise Cancelled(cx.task.id) from None
-            raise  # out of time, or the daemon stops; the step went with us
 
 
 async def _unwind(done: list[Atom], cx: Context) -> None:

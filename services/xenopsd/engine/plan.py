@@ -15,7 +15,10 @@ class Atom:
 
     weight: ClassVar[float] = 1.0  # its share of the task's progress
     timeout_s: ClassVar[float] = 300.0  # longer than this is a failure
-    interruptible: ClassVar[bool] = False  # may be cancelled half-way: it may wait for a guest or a program
+    patience_s: ClassVar[float] = (
+        4.0  # how long a cancel lets it go on before it is cut; 0: it waits for a guest or a program
+    )
+    pivot: ClassVar[str] = ""  # why there is no way back from a moment within it, when there is none
 
     async def do(self, cx: Any) -> None:
         """Take the step; raises a fault when it could not be taken."""
@@ -82,14 +85,30 @@ def parallel(*steps: Plan) -> Plan:
 
 def atoms(plan: Plan) -> Iterator[Atom]:
     """The steps of a plan, in the order in which they would be begun."""
+    return (part for part in _in_order(plan) if isinstance(part, Atom))
+
+
+def cancellable(plan: Plan) -> tuple[list[Atom], str]:
+    """The steps at which a plan may be cancelled, and why it may not after them; empty: to the end."""
+    found: list[Atom] = []
+    for part in _in_order(plan):
+        if isinstance(part, Pivot):
+            return found, part.why
+        found.append(part)
+        if part.pivot:
+            return found, part.pivot
+    return found, ""
+
+
+def _in_order(plan: Plan) -> Iterator[Atom | Pivot]:
     match plan:
-        case Atom():
-            yield plan
         case Serial(steps) | Parallel(steps):
             for step in steps:
-                yield from atoms(step)
+                yield from _in_order(step)
         case BestEffort(step):
-            yield from atoms(step)
+            yield from _in_order(step)
+        case _:
+            yield plan
 
 
 def weight(plan: Plan) -> float:
@@ -101,7 +120,7 @@ def draw(plan: Plan, indent: str = "") -> str:
     """The plan as people read it, a line a step."""
     match plan:
         case Atom():
-            back = "   (can go back)" if hasattr(plan, "undo") else ""
+            back = "   (can go back)" if hasattr(plan, "undo") else f"   (---- {plan.pivot})" if plan.pivot else ""
             about = f" {plan.about}" if plan.about else ""
             return f"{indent}{plan.label}{about}{back}\n"
         case Serial(steps):

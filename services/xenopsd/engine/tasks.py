@@ -48,7 +48,7 @@ class Task:
         self.cancel_points_seen = 0
         self.cancel_at: int | None = None  # a test's wish: be cancelled at the n-th cancel point
         self._total, self._done = 1.0, 0.0
-        self._interruptible: set[asyncio.Future[None]] = set()
+        self._limits: dict[asyncio.Timeout, float] = {}  # of the steps under way, and the patience with each
         self._going_back: set[asyncio.Future[None]] = set()
         self._given_up = False
         self._ended: asyncio.Event | None = None
@@ -96,13 +96,13 @@ class Task:
             self._changed(self)
 
     @contextmanager
-    def interrupts(self, running: "asyncio.Future[None]") -> Iterator[None]:
-        """While this lasts, a cancel ends `running` at once rather than waiting for the step's end."""
-        self._interruptible.add(running)
+    def interrupts(self, limit: asyncio.Timeout, patience_s: float) -> Iterator[None]:
+        """While this lasts, a cancel brings a step's time limit forward: it has `patience_s` left to end by itself."""
+        self._limits[limit] = patience_s
         try:
             yield
         finally:
-            self._interruptible.discard(running)
+            del self._limits[limit]
 
     @contextmanager
     def goes_back(self, unwinding: "asyncio.Future[None]") -> Iterator["asyncio.Future[None]"]:
@@ -125,9 +125,10 @@ class Task:
         """Ask it to stop; false when it is past its point of no return, or ended."""
         if self.ended or not self.cancellable:
             return False
-        self.cancelling = True
-        for running in tuple(self._interruptible):
-            running.cancel()
+        if not self.cancelling:
+            self.cancelling = True
+            for limit, patience_s in self._limits.items():
+                _bring_forward(limit, patience_s)
         return True
 
     def pass_pivot(self) -> None:
@@ -248,6 +249,12 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+def _bring_forward(limit: asyncio.Timeout, left_s: float) -> None:
+    when = asyncio.get_running_loop().time() + left_s
+    if not limit.expired() and (limit.when() or when) >= when:
+        limit.reschedule(when)
 
 
 def _tell_nobody(task: Task) -> None:

@@ -2,7 +2,8 @@
 """Single steps as operations of their own: pausing, and the parts of a start for people who debug."""
 
 from xenopsd.atoms import vm
-from xenopsd.engine.plan import Plan
+from xenopsd.atoms.kind import deactivate_all
+from xenopsd.engine.plan import Plan, serial
 from xenopsd.operations.operation import Operation
 from xenopsd.store.machine import Machine
 
@@ -50,7 +51,7 @@ class Destroy(Operation, frozen=True, kw_only=True, tag="VM.destroy"):
     """No domain."""
 
     def plan(self, machine: Machine) -> Plan:
-        return vm.Destroy(machine.vm)
+        return serial(vm.Destroy(machine.vm), deactivate_all(machine))
 
 
 class S3Suspend(Operation, frozen=True, kw_only=True, tag="VM.s3suspend"):

@@ -43,7 +43,7 @@ class Fails(Atom):
 
 @dataclass(frozen=True)
 class Waits(Atom):
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
 
     async def do(self, cx: Any) -> None:
         cx.done.append("waiting")
@@ -54,7 +54,12 @@ class Waits(Atom):
 @dataclass(frozen=True)
 class Hangs(Waits):
     timeout_s: ClassVar[float] = 0.01
-    interruptible: ClassVar[bool] = False
+    patience_s: ClassVar[float] = 4.0
+
+
+@dataclass(frozen=True)
+class Hurried(Waits):
+    patience_s: ClassVar[float] = 0.01
 
 
 def names(log: Log) -> list[str]:
@@ -105,6 +110,20 @@ def test_cancel_ends_a_waiting_step_at_once() -> None:
         running = asyncio.create_task(perform(serial(Step("a"), Waits(), Step("b")), log))
         await log.waiting.wait()
         assert log.task.cancel()
+        with pytest.raises(Cancelled):
+            await running
+        return log
+
+    assert names(asyncio.run(run())) == ["a", "waiting", "not a"]
+
+
+def test_cancel_cuts_a_step_that_outlasts_its_patience() -> None:
+    async def run() -> Log:
+        log = Log()
+        running = asyncio.create_task(perform(serial(Step("a"), Hurried()), log))
+        await log.waiting.wait()
+        assert log.task.cancel()
+        assert log.task.cancel(), "a second cancel changes nothing"
         with pytest.raises(Cancelled):
             await running
         return log

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.xenopsd.kill.mortal import Death, name_of
+from tests.xenopsd.steps.samples import Sample, asks
 from xenops.events import Kind
 from xenops.types.disk import Local
 from xenops.types.ids import DeviceId
@@ -40,6 +41,9 @@ class Case:
     turns: tuple[tuple[str, PowerState], ...]  # from the end of that step on, the check makes it that
     answers: bool = False  # the guest has to
     until: str = ""  # the rest of the plan is another case's
+    prepare: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # what is asked for before, in the state `before`
+    broken: bool = False  # what that leaves goes with the death
+    refused: str = ""  # the fault with which it ends when nothing befalls it
 
     @property
     def dev(self) -> str | None:
@@ -54,7 +58,7 @@ class Case:
     @property
     def plugs(self) -> bool:
         """Whether the device is to be unplugged first."""
-        return isinstance(self.operation, devices.Plug)
+        return isinstance(self.operation, devices.Plug) and not self.prepare
 
     def deaths(self, machine: Machine) -> list[Death]:
         """As the first step begins, and at the end of each."""
@@ -70,7 +74,7 @@ class Case:
 
     def after(self, machine: Machine, death: Death) -> PowerState:
         """What the machine is once the check has made good what the death left."""
-        state, turns = self.before, dict(self.turns)
+        state, turns = HALTED if self.broken else self.before, dict(self.turns)
         for name, nth, when in _up_to(self, machine, death):
             if when == "end":
                 state = turns.get(name if nth == 1 else "", state)
@@ -148,6 +152,23 @@ def cases(vm: str, image: Local, *, drive: str, interface: str) -> list[Case]:
         found.append(Case(f"{word}-plug", plug, f"{kind.name}.plug", (id,), RUNNING, (), True))
         found.append(Case(f"{word}-unplug", unplug, f"{kind.name}.unplug", (id,), RUNNING, (), True))
     return found
+
+
+def of_sample(sample: Sample) -> Case:
+    """The case of an operation of the catalogue."""
+    method, args = asks(sample.operation)
+    return Case(
+        sample.name,
+        sample.operation,
+        method,
+        args,
+        sample.before,
+        sample.turns,
+        answers=True,
+        prepare=tuple(asks(operation) for operation in sample.prepare),
+        broken=sample.broken,
+        refused=sample.refused,
+    )
 
 
 def chosen(case: Case, machine: Machine) -> Death:

@@ -13,9 +13,8 @@ from typing import Any
 from deploy.local.stack import Part, Stack
 from xenops import wire
 from xenops.client import Xenops, connect
+from xenops.derive.catalogue import all_methods
 from xenops.errors import Busy, ServiceFault
-from xenops.idl import methods
-from xenops.interfaces import xenops as api
 from xenops.rpc import request
 from xenops.types.task import Pending, Task
 from xenops.types.vm import VmState
@@ -23,7 +22,7 @@ from xenopsd.store.machine import Machine
 
 TOP = Path(__file__).parents[3]
 DEATH_S = 300.0  # for an emulated host that works towards it
-METHODS = {**methods(api.VM), **methods(api.VBD), **methods(api.VIF)}
+METHODS = {method.wire: method for method in all_methods()}
 
 
 @dataclass
@@ -92,11 +91,25 @@ class Lab:
                 each.cancel()
             await asyncio.gather(survived, asking, dying, return_exceptions=True)
 
+    async def ask_until_answered(self, method: str, args: tuple[Any, ...], words: str) -> str:
+        """Ask for an operation with one message id until it is answered; its task's id."""
+        self._asked += 1
+        message = request(METHODS[method], args, {}, debug_info=words)
+        message.message_id = f"cut-{words}-{self._asked}"
+        return str(await self._answer(message))
+
     async def revive(self) -> None:
         """Start the next life."""
         [dead] = [one for one in self.stack.running if one[1] is self.stack.xenopsd]
         self.stack.running.remove(dead)
         await self.stack.start_again(dead[0])
+
+    async def ask(self, method: str, args: tuple[Any, ...]) -> str:
+        """Ask for an operation; its task's id."""
+        message = request(METHODS[method], args, {})
+        return str(
+            wire.decode_result((await self.xenops.bus.call(self.xenops.queue, message, timeout_s=30.0)).body, str)
+        )
 
     async def ended(self, task: str) -> Task:
         """A task once it has."""

@@ -4,10 +4,12 @@
 dies begin 1 vm.Build          as that step begins, the first time that it does
 dies end 2 vbd.SetActive xvda  when it has been taken and nobody has noted that yet, the second time
 dies change 17                 before the task's 17th change of the world, whatever a backend counts as one
+dies cut 1 vm.Build            not it but its switch, before that step begins: who listens at the socket CUTTER sees to it
 """
 
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from xenopsd.engine.plan import Atom
 from xenopsd.main import main as live
 
 _WORD = "dies"
+CUTTER = "XENOPSD_CUTTER"
 _step = perform._step
 
 
@@ -25,7 +28,7 @@ _step = perform._step
 class Death:
     """Where it ends."""
 
-    when: str  # begin, end or change
+    when: str  # begin, end, change or cut
     nth: int
     step: str = ""
 
@@ -75,6 +78,13 @@ def die() -> None:
     time.sleep(60)
 
 
+def cut() -> None:
+    """Stand still until the switch has been killed."""
+    with socket.socket(socket.AF_UNIX) as cutter:
+        cutter.connect(os.environ[CUTTER])
+        cutter.recv(1)
+
+
 async def _watched_step(atom: Atom, cx: Any) -> None:
     death = Death.parse(cx.task.dbg)
     if death is None:
@@ -87,6 +97,8 @@ async def _watched_step(atom: Atom, cx: Any) -> None:
     here = (name, _begun[cx.task.id, name]) == (death.step, death.nth)
     if here and death.when == "begin":
         die()
+    if here and death.when == "cut":
+        cut()
     await _step(atom, cx)
     if here and death.when == "end":
         die()

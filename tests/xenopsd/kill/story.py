@@ -37,9 +37,16 @@ async def tell(lab: Lab, case: Case, machine: Machine, image: Local, death: Deat
 
 async def prepare(lab: Lab, case: Case, machine: Machine, image: Local) -> None:
     """The machine as the operation wants it."""
+    xenops = lab.xenops
+    if case.before is not HALTED and not case.broken:
+        await bring_up(lab, case, machine, image)
+    for method, args in case.prepare:
+        await xenops.finished(await lab.ask(method, args))
+
+
+async def bring_up(lab: Lab, case: Case, machine: Machine, image: Local) -> None:
+    """From Halted to the state before."""
     vm, xenops = machine.id, lab.xenops
-    if case.before is HALTED:
-        return
     await xenops.finished(await xenops.VM.start(vm, paused=case.before is PAUSED))
     await lab.up(machine, answers=case.answers)
     if case.plugs and case.dev is not None:
@@ -99,7 +106,7 @@ async def usable(lab: Lab, case: Case, machine: Machine, image: Local) -> None:
     if state.power_state is SUSPENDED:
         await xenops.finished(await xenops.VM.resume(vm, image))
         state = await stat(lab, vm)
-    if case.dev is not None and state.domids:
+    if case.dev is not None and case.kind in (Kind.VBD, Kind.VIF) and state.domids:
         devices, id = (xenops.VBD if case.kind is Kind.VBD else xenops.VIF), DeviceId(vm=vm, dev=case.dev)
         if not (await devices.stat(id)).state.plugged:
             await xenops.finished(await devices.plug(id))
