@@ -171,7 +171,16 @@ class Daemon:
             }
             for t in self.tasks
         ]
-        return {**self.workers.describe(), "updates": self.announce.updates.describe(), "tasks": tasks}
+        return {
+            **self.workers.describe(),
+            "updates": self.announce.updates.describe(),
+            "tasks": tasks,
+            "store": self._store(),
+        }
+
+    def _store(self) -> dict[str, Any]:
+        """What the disk has done to the store."""
+        return {"salvaged": self.database.salvaged, "damaged": self.control.machines.damaged}
 
     async def end(self) -> None:
         """Finish what runs, then close everything; machines run on. Idempotent."""

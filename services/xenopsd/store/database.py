@@ -2,7 +2,7 @@
 """One SQLite file in WAL mode, written by one thread that commits in groups.
 
 `write` only queues; `commit` returns once all that was queued before it survives a loss of power. Reading happens
-once, at start: the rooms beside this one keep what they need in memory. A newer file than we know is not touched.
+once, at start: the rooms beside this one keep what they need in memory.
 
 What cannot be written (a full disk) is owed: it is tried again until it can be, in order, so that memory and file never
 part for good. Only `write_or_refuse` gives up at once, and then its statements are as if they had never been asked for;
@@ -18,19 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xenops.errors import IoError
+from xenopsd.store.file import open_store
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE machines (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE devices (vm TEXT NOT NULL, kind TEXT NOT NULL, dev TEXT NOT NULL, seq INTEGER NOT NULL,
-    active INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (vm, kind, dev)) STRICT, WITHOUT ROWID;
-CREATE TABLE tasks (id TEXT PRIMARY KEY, message_id TEXT, begun INTEGER NOT NULL, payload BLOB NOT NULL,
-    record BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE outcomes (message_id TEXT PRIMARY KEY, at INTEGER NOT NULL, reply BLOB NOT NULL) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;
-"""
-VERSION = 1
 _LINGER_S = 0.1  # how long a write that nobody waits for may wait for company
 
 _RETRY_S = 1.0  # how long what is owed waits for its next trial
@@ -63,7 +54,7 @@ class Database:
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._connection = self._open()
+        self._connection, self.salvaged = open_store(path)
         self._thread = threading.Thread(target=self._write_in_groups, name="store", daemon=True)
         self._urgent = False
         self._thread.start()
@@ -122,29 +113,6 @@ class Database:
             self._lock.notify()
         self._thread.join()
         self._connection.close()
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
-            connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise IoError(
-                    str(self.path),
-                    f"written by a newer xenopsd (schema {version}, this one knows {VERSION}); upgrade, or restore a backup",
-                )
-            if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise IoError(
-                    str(self.path), f"the store is damaged: {found}; restore a backup, or move it away to start empty"
-                )
-            return connection
-        except (sqlite3.Error, OSError) as error:
-            raise IoError(str(self.path), str(error)) from None
 
     def _flush(self) -> None:
         if self._timer is not None:

@@ -16,6 +16,7 @@ from xenops.errors import IoError
 from xenops.types import task as wire
 from xenops.types.task import TaskState
 from xenopsd.store.database import Database
+from xenopsd.store.seal import Damaged, seal, unseal
 from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -55,13 +56,15 @@ class Journal:
         rows = sorted(self._database.rows("SELECT * FROM tasks"), key=lambda row: _place(row[0]))
         for id, message_id, begun, payload, record in rows:
             try:
-                yield Entry(msgspec.msgpack.decode(record, type=wire.Task), payload, bool(begun), message_id)
-            except msgspec.DecodeError as error:
-                log.error("the record of task %s is unreadable and left alone: %s", id, error)
+                decoded = msgspec.msgpack.decode(unseal(record, *_record(id)), type=wire.Task)
+                yield Entry(decoded, unseal(payload, *_payload(id)), bool(begun), message_id)
+            except (Damaged, msgspec.DecodeError) as error:
+                log.error("the record of task %s is damaged and left alone: %s", id, error)
 
     async def accept(self, task: Recorded, payload: bytes, message_id: str | None, *, begun: bool) -> None:
         """See `engine.workers.Journal`."""
-        record = msgspec.msgpack.encode(task.record())
+        record = seal(msgspec.msgpack.encode(task.record()), *_record(task.id))
+        payload = seal(payload, *_payload(task.id))
         await self._database.write_or_refuse(
             ("INSERT INTO tasks VALUES (?, ?, ?, ?, ?)", (task.id, message_id, int(begun), payload, record))
         )
@@ -74,14 +77,14 @@ class Journal:
     async def finish(self, task: Recorded, state: TaskState) -> None:
         """See `engine.workers.Journal`."""
         record = msgspec.structs.replace(task.record(), state=state, cancellable=False)
-        self._database.write(
-            "UPDATE tasks SET begun = 1, record = ? WHERE id = ?", msgspec.msgpack.encode(record), task.id
-        )
+        sealed = seal(msgspec.msgpack.encode(record), *_record(task.id))
+        self._database.write("UPDATE tasks SET begun = 1, record = ? WHERE id = ?", sealed, task.id)
         await self._database.persist()
 
     def step(self, task: Recorded) -> None:
         """Note which step a task has reached; written with the next commit."""
-        self._database.write("UPDATE tasks SET record = ? WHERE id = ?", msgspec.msgpack.encode(task.record()), task.id)
+        sealed = seal(msgspec.msgpack.encode(task.record()), *_record(task.id))
+        self._database.write("UPDATE tasks SET record = ? WHERE id = ?", sealed, task.id)
 
     def forget(self, task: Recorded) -> None:
         """See `engine.workers.Journal`."""
@@ -106,7 +109,10 @@ class Outcomes:
         self._database, self._keep_s, self._has_task = database, keep_s, has_task
         self._replies: dict[str, tuple[int, bytes]] = {}  # oldest first
         for message_id, at, reply in database.rows("SELECT message_id, at, reply FROM outcomes ORDER BY at"):
-            self._replies[message_id] = (at, reply)
+            try:
+                self._replies[message_id] = (at, unseal(reply, *_reply(message_id)))
+            except Damaged as error:
+                log.error("the outcome of request %s is damaged and forgotten: %s", message_id, error)
 
     def recall(self, message_id: str) -> bytes | None:
         """See `xenops.rpc.Outcomes`."""
@@ -116,7 +122,7 @@ class Outcomes:
     def join(self, transaction: Transaction, message_id: str, reply: bytes) -> None:
         """Have an outcome written with the change that it tells of: no crash comes between the two."""
         now = int(time.time())
-        transaction.write(_REMEMBER, message_id, now, reply)
+        transaction.write(_REMEMBER, message_id, now, seal(reply, *_reply(message_id)))
         transaction.then(lambda: self._keep(message_id, now, reply))
 
     async def remember(self, message_id: str, reply: bytes) -> None:
@@ -125,7 +131,7 @@ class Outcomes:
             return  # it was written with its change
         now = int(time.time())
         self._keep(message_id, now, reply)
-        self._database.write(_REMEMBER, message_id, now, reply)
+        self._database.write(_REMEMBER, message_id, now, seal(reply, *_reply(message_id)))
         if self._has_task(message_id):
             return
         try:
@@ -145,6 +151,18 @@ class Outcomes:
                 break
             del self._replies[message_id]
         self._database.write("DELETE FROM outcomes WHERE at < ?", limit)
+
+
+def _record(id: str) -> tuple[str, ...]:
+    return "tasks", "record", id
+
+
+def _payload(id: str) -> tuple[str, ...]:
+    return "tasks", "payload", id
+
+
+def _reply(message_id: str) -> tuple[str, ...]:
+    return "outcomes", "reply", message_id
 
 
 def _place(id: str) -> tuple[int, int, str]:

@@ -20,6 +20,16 @@ AnyDevice = Vbd | Vif | Pci | Vusb | Vgpu
 RECORDS: dict[Kind, type[Any]] = {Kind.VBD: Vbd, Kind.VIF: Vif, Kind.PCI: Pci, Kind.VUSB: Vusb, Kind.VGPU: Vgpu}
 
 
+def vm_key(id: str) -> tuple[str, ...]:
+    """What the seal of a VM's record holds beside it."""
+    return "machines", "body", id
+
+
+def device_key(vm: str, kind: Kind, dev: str) -> tuple[str, ...]:
+    """What the seal of a device's record holds beside it."""
+    return "devices", "body", vm, kind.value, dev
+
+
 @dataclass(slots=True)
 class Device(Generic[D]):
     """A device's record, and whether it is meant to be plugged now."""

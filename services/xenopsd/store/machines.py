@@ -13,12 +13,13 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from xenops.errors import DoesNotExist
+from xenops.errors import DoesNotExist, RecordDamaged
 from xenops.events import Kind
 from xenops.types.vm import Vm
 from xenopsd.store.database import Database
-from xenopsd.store.machine import RECORDS, AnyDevice, Device, Machine
+from xenopsd.store.machine import RECORDS, AnyDevice, Device, Machine, device_key, vm_key
 from xenopsd.store.revision import Revision
+from xenopsd.store.seal import Damaged, seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -33,32 +34,46 @@ class Machines:
         self._database = database
         self._machines: dict[str, Machine] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # as long as anybody waits
+        self._damaged: dict[str, tuple[str, str, str] | None] = {}  # by id, the place of a device
         self._seq = 0
         for id, seq, body in database.rows("SELECT id, seq, body FROM machines ORDER BY seq"):
             try:
-                self._machines[id] = Machine(msgspec.msgpack.decode(body, type=Vm), seq)
-            except msgspec.DecodeError as error:  # the rest is usable: say which one is not, and keep its row
-                log.error("the record of VM %s is unreadable and left alone: %s", id, error)
+                self._machines[id] = Machine(msgspec.msgpack.decode(unseal(body, *vm_key(id)), type=Vm), seq)
+            except (
+                Damaged,
+                msgspec.DecodeError,
+            ) as error:  # the rest is usable: say which one is not, and keep its row
+                log.error("the record of VM %s is damaged and left alone; register it again: %s", id, error)
+                self._damaged[id] = None
             self._seq = max(self._seq, seq)
         for vm, kind, dev, seq, active, body in database.rows("SELECT * FROM devices ORDER BY seq"):
             self._seq = max(self._seq, seq)
             try:
-                record = msgspec.msgpack.decode(body, type=RECORDS[Kind(kind)])
-            except (msgspec.DecodeError, ValueError) as error:
-                log.error("the record of %s %s.%s is unreadable and left alone: %s", kind, vm, dev, error)
+                sealed = unseal(body, *device_key(vm, Kind(kind), dev))
+                record = msgspec.msgpack.decode(sealed, type=RECORDS[Kind(kind)])
+            except (Damaged, msgspec.DecodeError, ValueError) as error:
+                log.error("the record of %s %s.%s is damaged and left alone; add it again: %s", kind, vm, dev, error)
+                self._damaged[f"{vm}.{dev}"] = (vm, kind, dev)
                 continue
             if vm in self._machines:
                 self._machines[vm].devices.setdefault(Kind(kind), {})[dev] = Device(record, bool(active))
+
+    @property
+    def damaged(self) -> list[str]:
+        """The machines and devices whose records were damaged on the disk, and that nobody has registered again."""
+        return sorted(id for id, device in self._damaged.items() if not self._is_there(id, device))
 
     async def commit(self) -> None:
         """Return once all that was noted so far is durable."""
         await self._database.commit()
 
     def find(self, id: str) -> Machine:
-        """The machine of that id; raises `DoesNotExist`."""
+        """The machine of that id; raises `DoesNotExist`, `RecordDamaged` where the disk has lost it."""
         found = self._machines.get(id)
         if found is None:
-            raise DoesNotExist("VM", id)
+            raise RecordDamaged("VM", id) if id in self._damaged else DoesNotExist("VM", id)
+        if self._damaged:
+            self._damaged.pop(id, None)  # it was registered again
         return found
 
     @asynccontextmanager
@@ -71,7 +86,7 @@ class Machines:
         """A known device has become another, in the world already; raises `DoesNotExist`."""
         async with self._turn(record.id.vm):
             self.find(record.id.vm).device(kind, record.id.dev).record = record
-            body = msgspec.msgpack.encode(record)
+            body = seal(msgspec.msgpack.encode(record), *device_key(record.id.vm, kind, record.id.dev))
             self._database.write(_NOTE_DEVICE, body, record.id.vm, kind.value, record.id.dev)
 
     def set_active(self, kind: Kind, vm: str, dev: str, active: bool) -> None:
@@ -80,6 +95,14 @@ class Machines:
         if device.active != active:
             device.active = active
             self._database.write(_SET_ACTIVE, int(active), vm, kind.value, dev)
+
+    def _is_there(self, id: str, device: tuple[str, str, str] | None) -> bool:
+        if device is None:
+            return id in self._machines
+        vm, kind, dev = device
+        return vm in self._machines and any(
+            dev in devices for of, devices in self._machines[vm].devices.items() if of.value == kind
+        )
 
     def _turn(self, id: str) -> asyncio.Lock:
         lock = self._turns.get(id)

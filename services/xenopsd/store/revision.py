@@ -14,7 +14,8 @@ from xenops.events import Kind
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Vm
 from xenopsd.store.database import Database
-from xenopsd.store.machine import AnyDevice, Machine
+from xenopsd.store.machine import AnyDevice, Machine, device_key, vm_key
+from xenopsd.store.seal import seal
 from xenopsd.store.transaction import Transaction
 
 _PUT_VM = "INSERT INTO machines VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
@@ -42,7 +43,7 @@ class Revision(Transaction):
         """Remember the machine; true when it was known already."""
         updated = self._machine is not None
         machine = self._machine = self._machine or Machine(vm, self._next_seq())
-        self.write(_PUT_VM, vm.id, machine.seq, msgspec.msgpack.encode(vm))
+        self.write(_PUT_VM, vm.id, machine.seq, seal(msgspec.msgpack.encode(vm), *vm_key(vm.id)))
 
         def effect() -> None:
             machine.vm = vm
@@ -54,7 +55,7 @@ class Revision(Transaction):
     def put_device(self, kind: Kind, record: AnyDevice) -> bool:
         """Remember a device; true when it was known already. Raises `DoesNotExist` without its machine."""
         machine, dev = self.machine, record.id.dev
-        body = msgspec.msgpack.encode(record)
+        body = seal(msgspec.msgpack.encode(record), *device_key(machine.id, kind, dev))
         self.write(_PUT_DEVICE, machine.id, kind.value, dev, self._next_seq(), body)
         self.then(partial(machine.put_device, kind, record))
         return dev in machine.devices.get(kind, {})

@@ -13,7 +13,7 @@
       HostFault           the host, or something configured on it, did not play along
         NoBootableDevice  BootloaderError  CannotFreeThisMuchMemory  NotEnoughMemory  IoError
         HypercallFailed  HookFailed  ProgramFailed  StepTimedOut  StorageBackendError  PcibackNotLoaded
-        FailedToStartEmulator
+        FailedToStartEmulator  RecordDamaged
       TaskFault           the work was ended before its time
         Cancelled  Interrupted
       ServiceFault        somebody on the bus could not be reached
@@ -298,6 +298,14 @@ class IoError(HostFault):
     sentence = "{path} could not be read or written: {reason}"
     path: str
     reason: str
+
+
+class RecordDamaged(HostFault):
+    """The disk has damaged what was kept of it; a domain that it has runs on, untouched."""
+
+    sentence = "the record of {kind} {key} is damaged in the store; register it again with VM.add or VM.import_metadata"
+    kind: str
+    key: str
 
 
 class HypercallFailed(HostFault):

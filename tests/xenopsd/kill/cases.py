@@ -43,7 +43,7 @@ class Case:
     until: str = ""  # the rest of the plan is another case's
     prepare: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # what is asked for before, in the state `before`
     broken: bool = False  # what that leaves goes with the death
-    refused: str = ""  # the fault with which it ends when nothing befalls it
+    untaken: tuple[str, ...] = ()  # steps that fail by themselves, and so have no end
 
     @property
     def dev(self) -> str | None:
@@ -69,7 +69,8 @@ class Case:
         found = [Death("begin", 1, names[0])]
         for name in names:
             seen[name] += 1
-            found.append(Death("end", seen[name], name))
+            if name not in self.untaken:
+                found.append(Death("end", seen[name], name))
         return found
 
     def after(self, machine: Machine, death: Death) -> PowerState:
@@ -163,11 +164,11 @@ def of_sample(sample: Sample) -> Case:
         method,
         args,
         sample.before,
-        sample.turns,
+        () if sample.broken else sample.turns,
         answers=True,
         prepare=tuple(asks(operation) for operation in sample.prepare),
         broken=sample.broken,
-        refused=sample.refused,
+        untaken=sample.untaken,
     )
 
 

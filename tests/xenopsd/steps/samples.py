@@ -38,7 +38,7 @@ class Sample:
 
     `turns`: once that step has been taken, the operation may leave the machine in that state. `prepare` is done before,
     when the machine is in the state `before`; `broken`: what that leaves is taken away by the check after a failure;
-    `refused`: the fault with which it ends when nothing befalls it.
+    `refused`: the fault with which it ends when nothing befalls it; `untaken`: the steps that fail by themselves.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Sample:
     prepare: tuple[Operation, ...] = ()
     broken: bool = False
     refused: str = ""
+    untaken: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -121,7 +122,7 @@ def _life(vm: str, image: Local) -> list[Sample]:
         Sample("start-running", Start(vm=vm, paused=False), HALTED, (whole, runs)),
         Sample("shutdown", Shutdown(vm=vm), RUNNING, (stopped,)),
         Sample("shutdown-clean", Shutdown(vm=vm, delay=PATIENT_S), RUNNING, (asked, stopped)),
-        Sample("shutdown-suspended", Shutdown(vm=vm), SUSPENDED, (("vm.DiscardImage", HALTED),)),
+        Sample("shutdown-suspended", Shutdown(vm=vm), SUSPENDED, (("vm.DiscardImage", HALTED),), untaken=("vm.Pause",)),
         Sample("reboot", Reboot(vm=vm), RUNNING, (stopped, whole, runs)),
         Sample(
             "reboot-clean",
@@ -133,7 +134,7 @@ def _life(vm: str, image: Local) -> list[Sample]:
         Sample("checkpoint", Checkpoint(vm=vm, disk=image)),
         Sample("resume", Resume(vm=vm, disk=image), SUSPENDED, (whole,)),
         Sample("resume-running", Resume(vm=vm, disk=image, paused=False), SUSPENDED, (whole, runs)),
-        Sample("fast-resume", FastResume(vm=vm), refused="BadPowerState"),
+        Sample("fast-resume", FastResume(vm=vm), refused="BadPowerState", untaken=("vm.Resume",)),
         Sample("destroy", steps.Destroy(vm=vm), RUNNING, (("vm.Destroy", HALTED),)),
     ]
 
@@ -172,8 +173,16 @@ def _plugging(vm: str) -> list[Sample]:
 def _settings(vm: str) -> list[Sample]:
     return [
         Sample("set-vcpus", settings.SetVcpus(vm=vm, n=1)),
-        Sample("set-shadow", settings.SetShadowMultiplier(vm=vm, multiplier=2.0)),
-        Sample("set-memory", settings.SetMemoryDynamicRange(vm=vm, minimum=64 * MIB, maximum=128 * MIB)),
+        Sample(
+            "set-shadow",
+            settings.SetShadowMultiplier(vm=vm, multiplier=2.0),
+            turns=(("vm.SetShadowMultiplier", RUNNING),),
+        ),
+        Sample(
+            "set-memory",
+            settings.SetMemoryDynamicRange(vm=vm, minimum=64 * MIB, maximum=128 * MIB),
+            turns=(("vm.SetMemoryRange", RUNNING),),  # whose domain is not what it was
+        ),
         Sample("set-xsdata", settings.SetXsdata(vm=vm, xsdata={"vm-data/a": "b"})),
         Sample("move", settings.Move(vm=vm, dev="0", network=Bridge(bridge="other"))),
         Sample("carrier", settings.SetCarrier(vm=vm, dev="0", carrier=False)),

@@ -46,7 +46,7 @@ def test_the_request_asks_for_the_operation(sample: Sample, tmp_path: Path) -> N
             finally:
                 type(sample.operation).needs = needs
             await daemon.database.persist()
-            rows = daemon.database.rows("SELECT payload FROM tasks")
+            rows = [(entry.payload,) for entry in daemon.journal.entries()]
             assert [catalog.decode(payload) for (payload,) in rows] == [sample.operation]
             daemon.workers.resize(25)
 
