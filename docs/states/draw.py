@@ -8,8 +8,13 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from message_switch.session import TURNS, State
+from tests.xenopsd.steps.samples import Sample, samples
+from xenops.types.disk import Local
 from xenops.types.vm import Action, Hvm, PowerState, Vm
+from xenopsd.engine.plan import cancellable
 from xenopsd.operations.check import ANSWERS
 from xenopsd.operations.life import MOVES
 
@@ -18,7 +23,11 @@ _MADE = "<!-- Made by docs/states/draw.py (`make docs`): edit the table in the c
 
 def pages() -> dict[str, str]:
     """Every drawing, by its path in a checkout."""
-    return {"docs/states/machine.md": machine(), "docs/states/connection.md": connection()}
+    return {
+        "docs/states/machine.md": machine(),
+        "docs/states/connection.md": connection(),
+        "docs/states/cancel.md": cancel(),
+    }
 
 
 def machine() -> str:
@@ -88,6 +97,35 @@ def connection() -> str:
             "",
         )
     )
+
+
+def cancel() -> str:
+    """Until when each operation may be cancelled, and how long the answer takes."""
+    return "\n".join(
+        (
+            _MADE + "# Cancelling an operation",
+            "",
+            "Read off the plans of a machine with a device of every kind. `Task.cancel` takes effect as long as the task says",
+            "`cancellable`. Between two steps it does at once. A step that waits for a guest or a program is cut at once; any other",
+            "has its `patience_s` to end by itself, and is cut then. The steps before are undone, and the machine is looked after:",
+            "on the simulator that takes no time to speak of; on a real host as long as it takes to take away what was there.",
+            "",
+            "| Operation | Answered within | May be cancelled |",
+            "|---|---|---|",
+            *dict.fromkeys(_bound(sample) for sample in samples("machine", Local(path="/image"))),
+            "",
+        )
+    )
+
+
+def _bound(sample: Sample) -> str:
+    steps, why = cancellable(sample.plan)
+    until = f"until {why}" if why else "to its end"
+    name = sample.operation.name + (", with a delay" if getattr(sample.operation, "delay", None) is not None else "")
+    if not steps:
+        return f"| `{name}` | | never: {why} |"
+    patience_s = max(step.patience_s for step in steps)
+    return f"| `{name}` | {f'{patience_s:g} s' if patience_s else 'at once'} | {until} |"
 
 
 def _mermaid(lines: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.xenopsd.machines import plain_vm
+from tests.xenopsd.steps.samples import ALL
 from xenops import wire
 from xenops.client import Xenops, connect
 from xenops.errors import Busy, DoesNotExist, Fault, ServiceFault, TimedOut
@@ -32,6 +33,9 @@ from xenops.types.vm import PowerState
 
 CALLERS = 4
 KILLS = 6
+PROGRAMS = ["message-switch", "forkexecd", "xenopsd"]
+VICTIMS = [["xenopsd"], ["message-switch"], ["xenopsd", "message-switch"], PROGRAMS]  # first, and chance decides then
+SEEDS = range(1, 13 if ALL else 3)  # twelve of them for `make test-crash`
 METHODS = {**methods(VM), **methods(VBD)}
 # How an accepted operation may end here: the fault of a state that a kill left behind, or the kill itself.
 FAULTS = {"Interrupted", "BadPowerState", "DoesNotExist"}
@@ -118,10 +122,13 @@ class Caller:
 
 
 async def killer(stack: Stack, chance: random.Random) -> None:
-    """Ends a process without warning, every now and then; every third time it is the switch."""
+    """Ends processes without warning, every now and then: one, some or all of them together."""
     for n in range(KILLS):
         await asyncio.sleep(chance.uniform(0.15, 0.7))
-        await stack.start_again(await stack.kill("message-switch" if n % 3 == 2 else "xenopsd"))
+        victims = VICTIMS[n] if n < len(VICTIMS) else chance.sample(PROGRAMS, chance.randint(1, len(PROGRAMS)))
+        dead = [await stack.kill(program) for program in victims]
+        for part in sorted(dead, key=lambda part: PROGRAMS.index(part.program)):
+            await stack.start_again(part)
 
 
 async def truth(caller: Caller) -> None:
@@ -205,7 +212,7 @@ async def stop_and_start(stack: Stack, var: Path) -> None:
         assert (var / "vm-pre-shutdown").exists(), "the hook of what had waited ran, although the switch came later"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_accepted_is_forgotten(tmp_path: Path, seed: int) -> None:
     with_stack(tmp_path, lambda stack: crash_loop(stack, seed))
 

@@ -61,11 +61,11 @@ def test_one_machine_is_one_fact_a_line(fake: Any) -> None:
 
 def test_the_tasks_and_their_steps(fake: Any) -> None:
     assert values.tasks(fake.ANSWERS["Task.list"], PLAIN).splitlines() == [
-        "ID      Created               Operation    VM                                    State      Outcome",
-        f"task-1  2023-11-14T22:13:20Z  VM.start     {fake.FIRST}  Completed  0.4 s",
+        "ID      Created               Operation    VM                                    State      Cancel  Outcome",
+        f"task-1  2023-11-14T22:13:20Z  VM.start     {fake.FIRST}  Completed  -       0.4 s",
         "  |_ vm.Create                      Completed 0.1 s",
-        "task-2  1970-01-01T00:00:00Z  VM.shutdown  -                                     Pending    50%",
-        "task-3  1970-01-01T00:00:00Z  VM.x         -                                     Failed     is busy",
+        "task-2  1970-01-01T00:00:00Z  VM.shutdown  -                                     Pending    yes     50%",
+        "task-3  1970-01-01T00:00:00Z  VM.x         -                                     Failed     -       is busy",
     ]
 
 

@@ -130,9 +130,17 @@ TASKS = (
     Column("operation", "Operation", lambda t: t.operation),
     Column("vm", "VM", lambda t: "-" if t.vm is UNSET else t.vm),
     Column("state", "State", lambda t: task_state(t.state), paint=TASK_COLOURS),
+    Column("cancellable", "Cancel", lambda t: _cancel(t)),
     Column("outcome", "Outcome", lambda t: _outcome(t.state)),
     Column("dbg", "Asked by", lambda t: t.dbg, usual=False),
 )
+
+
+def _cancel(task: Task) -> str:
+    """Whether it may still be cancelled."""
+    if not isinstance(task.state, Pending):
+        return "-"
+    return "yes" if task.cancellable else "no"
 
 
 def tasks(value: Sequence[Task], view: View) -> str:
