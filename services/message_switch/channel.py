@@ -132,6 +132,11 @@ class Channel:
         exchange, key, mandatory = self._publish
         parts = self._header
         self._publish = self._header = None
+        target = self.broker.publishable(exchange)
+        if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user:
+            raise ChannelFault(
+                Code.PRECONDITION_FAILED, f"user_id property set to '{said}' but authenticated user was '{self.user}'"
+            )
         message = Message(
             exchange,
             key,
@@ -140,11 +145,7 @@ class Channel:
             persistent=parts.get(properties.DELIVERY_MODE) == properties.PERSISTENT,
             ttl_ms=self._ttl(parts) if properties.EXPIRATION in parts else None,
         )
-        if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user:
-            raise ChannelFault(
-                Code.PRECONDITION_FAILED, f"user_id property set to '{said}' but authenticated user was '{self.user}'"
-            )
-        outcome = self.broker.publish(message)
+        outcome = self.broker.publish(message, target)
         if mandatory and not outcome.routed:
             self._return(message)
         if self._confirming:
@@ -294,7 +295,7 @@ class Channel:
             self._expect_replies(consumer)
             queue = None
         else:
-            queue = self.broker.queue(method.queue or self._named(), self.owner)
+            queue = self.broker.queue(method.queue or self.named(), self.owner)
             self.broker.consume(queue, consumer)
         self.consumers[tag] = consumer
         if not method.nowait:
@@ -310,14 +311,15 @@ class Channel:
         self.reply_name = f"{REPLY_TO}.{self.broker.unique()}"
         self.broker.repliers[self.reply_name] = consumer
 
-    def _named(self) -> str:
+    def named(self) -> str:
+        """The queue last declared here, which a method without a queue means."""
         if not self.last_queue:
             raise ChannelFault(Code.NOT_FOUND, "no previously declared queue")
         return self.last_queue
 
     def queue(self, name: str) -> Queue:
         """The queue that a method means: without a name, the one last declared here."""
-        return self.broker.queue(name or self._named(), self.owner)
+        return self.broker.queue(name or self.named(), self.owner)
 
     def cancel(self, tag: str) -> None:
         """What it holds stays unsettled."""

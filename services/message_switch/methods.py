@@ -5,7 +5,7 @@ from typing import Any
 
 from message_switch.channel import Act, Channel
 from message_switch.frames import spec
-from message_switch.model.broker import REPLY_TO
+from message_switch.model.broker import REPLY_TO, not_default
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 
 
@@ -65,14 +65,19 @@ def queue_declare(channel: Channel, method: Any) -> None:
 
 def queue_bind(channel: Channel, method: Any) -> None:
     """queue.bind; without queue and key, the key is the name of the queue last declared."""
+    not_default(method.exchange)
     channel.broker.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
     if not method.nowait:
         channel.send(spec.Queue.BindOk())
 
 
 def queue_unbind(channel: Channel, method: Any) -> None:
-    """queue.unbind."""
-    channel.broker.unbind(method.exchange, channel.queue(method.queue), _key(channel, method))
+    """queue.unbind; of what is not there, nothing, as in RabbitMQ."""
+    not_default(method.exchange)
+    name, key, broker = method.queue or channel.named(), _key(channel, method), channel.broker
+    queue, exchange = broker.queues.get(name), broker.exchanges.get(method.exchange)
+    if queue is not None and exchange is not None and exchange.has(queue, key):
+        broker.unbind(method.exchange, channel.queue(name), key)
     channel.send(spec.Queue.UnbindOk())
 
 

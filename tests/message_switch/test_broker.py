@@ -72,7 +72,7 @@ class OneQueue(RuleBasedStateMachine):
     @rule()
     def publish(self) -> None:
         full = self.limit is not None and len(self.queue.ready) >= self.limit
-        outcome = self.broker.publish(message("q", b"%d" % self.next))
+        outcome = self.broker.publish(message("q", b"%d" % self.next), None)
         assert outcome.accepted == (not full)
         if outcome.accepted:
             assert self.ledger.records[outcome.wait_for - 1].body == b"%d" % self.next  # type: ignore[union-attr]
@@ -203,7 +203,7 @@ def perform(broker: Broker, step: tuple[Any, ...]) -> None:
         case ("unbind", exchange, name, key):
             broker.unbind(exchange, broker.queue(name, None), key)
         case ("publish", exchange, key, persistent):
-            broker.publish(Message(exchange, key, b"\0\0", b"x", persistent=persistent))
+            broker.publish(Message(exchange, key, b"\0\0", b"x", persistent=persistent), broker.publishable(exchange))
         case ("purge", name):
             broker.queue(name, None).purge()
         case ("take", name, how):
@@ -240,8 +240,8 @@ def test_time_passes_only_when_it_is_told() -> None:
     dead = broker.declare_queue("dead", None, **options, untrusted={})
     arguments = {"x-message-ttl": 2000, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
     queue = broker.declare_queue("q", None, **options, untrusted=arguments | {"x-expires": 60000})
-    broker.publish(message("q", b"own", ttl_ms=500))
-    broker.publish(message("q", b"queue's"))
+    broker.publish(message("q", b"own", ttl_ms=500), None)
+    broker.publish(message("q", b"queue's"), None)
     assert min(alarms) == 100.5
     broker.now = 100.49
     assert broker.sweep() == 100.5
@@ -259,12 +259,12 @@ def test_time_passes_only_when_it_is_told() -> None:
 def test_memory_has_an_end_and_says_so() -> None:
     broker = Broker(bytes_max=10_000)
     broker.declare_queue("q", None, durable=True, exclusive=False, auto_delete=False, untrusted={})
-    outcomes = [broker.publish(message("q", b"x" * 1000)).accepted for _ in range(10)]
+    outcomes = [broker.publish(message("q", b"x" * 1000), None).accepted for _ in range(10)]
     assert outcomes == sorted(outcomes, reverse=True)
     assert not outcomes[-1]
     broker.queues["q"].purge()
     assert broker.queued_bytes == 0
-    assert broker.publish(message("q", b"x")).accepted
+    assert broker.publish(message("q", b"x"), None).accepted
 
 
 def test_figures_for_prometheus() -> None:
@@ -272,9 +272,9 @@ def test_figures_for_prometheus() -> None:
     options: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False, "untrusted": {}}
     broker.declare_queue("named", None, **options)
     unnamed = broker.declare_queue("", None, **options)
-    broker.publish(message("named", b"x"))
-    broker.publish(message(unnamed.name, b"x"))
-    broker.publish(message("nowhere", b"x"))
+    broker.publish(message("named", b"x"), None)
+    broker.publish(message(unnamed.name, b"x"), None)
+    broker.publish(message("nowhere", b"x"), None)
     registry = CollectorRegistry()
     registry.register(SwitchCollector(broker, lambda: 3, lambda: 4, lambda: 12.5))
     read = registry.get_sample_value

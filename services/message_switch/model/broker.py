@@ -76,7 +76,7 @@ class Broker:
         """Make it, or check that what is there is the same."""
         if kind not in KINDS:
             raise ConnectionFault(Code.COMMAND_INVALID, f"unknown exchange type '{kind}'")
-        _not_default(name)
+        not_default(name)
         if (old := self.exchanges.get(name)) is not None:
             wanted = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
             current = {"type": old.kind} | {key: getattr(old, key) for key in ("durable", "auto_delete", "internal")}
@@ -89,7 +89,7 @@ class Broker:
 
     def delete_exchange(self, name: str, *, if_unused: bool) -> None:
         """Deleting what is not there is no error, as in RabbitMQ."""
-        _not_default(name)
+        not_default(name)
         _not_reserved("exchange", name)
         exchange = self.exchanges.get(name)
         if exchange is None:
@@ -105,14 +105,12 @@ class Broker:
 
     def bind(self, exchange_name: str, queue: Queue, key: str) -> None:
         """From now on the queue gets what is published there with a key that fits."""
-        _not_default(exchange_name)
         exchange = self.exchange(exchange_name)
         if exchange.bind(queue, key) and exchange.durable and queue.kept:
             self.ledger.note(records.Bound(exchange_name, queue.name, key))
 
     def unbind(self, exchange_name: str, queue: Queue, key: str) -> None:
         """The reverse; of a binding that is not there, nothing."""
-        _not_default(exchange_name)
         exchange = self.exchange(exchange_name)
         if exchange.unbind(queue, key):
             if exchange.durable and queue.kept:
@@ -127,9 +125,7 @@ class Broker:
         if (found := self.queues.get(name)) is None:
             raise ChannelFault(Code.NOT_FOUND, f"no queue '{name}' in vhost '/'")
         if found.owner is not None and found.owner is not owner:
-            raise ChannelFault(
-                Code.RESOURCE_LOCKED, f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'"
-            )
+            raise _locked(name)
         return found
 
     def declare_queue(
@@ -146,9 +142,10 @@ class Broker:
         arguments = parse_arguments(untrusted)
         if name in self.queues:
             old = self.queue(name, owner)
-            wanted = {"durable": durable, "exclusive": exclusive, "auto_delete": auto_delete}
-            current = {"durable": old.durable, "exclusive": old.owner is not None, "auto_delete": old.auto_delete}
-            _equivalent("queue", name, wanted | named(arguments), current | named(old.arguments))
+            if (old.owner is not None) != exclusive:
+                raise _locked(name)
+            current = {"durable": old.durable, "auto_delete": old.auto_delete} | named(old.arguments)
+            _equivalent("queue", name, {"durable": durable, "auto_delete": auto_delete} | named(arguments), current)
             old.used_at = self.now
             return old
         _not_reserved("queue", name)
@@ -215,20 +212,24 @@ class Broker:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
-    def publish(self, message: Message) -> Outcome:
-        """Send a message where its exchange and routing key say."""
-        self.count.published += 1
-        if message.exchange == "":
-            queue = self.queues.get(message.routing_key)
-            if queue is None:
-                return self._reply(message)
-            return self._enqueue(message, (queue,))
-        exchange = self.exchange(message.exchange)
+    def publishable(self, name: str) -> Exchange | None:
+        """The exchange that somebody publishes to; None for the default one, where the queues themselves are the keys."""
+        if name == "":
+            return None
+        exchange = self.exchange(name)
         if exchange.internal:
-            raise ChannelFault(
-                Code.ACCESS_REFUSED, f"cannot publish to internal exchange '{exchange.name}' in vhost '/'"
-            )
-        return self._enqueue(message, exchange.route(message.routing_key))
+            raise ChannelFault(Code.ACCESS_REFUSED, f"cannot publish to internal exchange '{name}' in vhost '/'")
+        return exchange
+
+    def publish(self, message: Message, exchange: Exchange | None) -> Outcome:
+        """Send a message where its exchange (see `publishable`) and routing key say."""
+        self.count.published += 1
+        if exchange is not None:
+            return self._enqueue(message, exchange.route(message.routing_key))
+        queue = self.queues.get(message.routing_key)
+        if queue is None:
+            return self._reply(message)
+        return self._enqueue(message, (queue,))
 
     def _reply(self, message: Message) -> Outcome:
         consumer = self.repliers.get(message.routing_key)
@@ -313,6 +314,10 @@ class Broker:
         return min((queue.due_at() for queue in self.queues.values()), default=FOREVER)
 
 
+def _locked(name: str) -> ChannelFault:
+    return ChannelFault(Code.RESOURCE_LOCKED, f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
+
+
 def stored(message: Message, queues: list[str], at: float) -> records.Stored:
     """As it is written down."""
     m = message
@@ -328,7 +333,8 @@ def _in_circle(deaths: tuple[Death, ...], name: str) -> bool:
     return False
 
 
-def _not_default(name: str) -> None:
+def not_default(name: str) -> None:
+    """The default exchange is as it is: nobody binds to it, declares it or deletes it."""
     if name == "":
         raise ChannelFault(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
 

@@ -30,6 +30,10 @@ class Exchange:
         self._changed()
         return True
 
+    def has(self, queue: Queue, key: str) -> bool:
+        """Whether there is such a binding."""
+        return queue in self.bindings.get(key, ())
+
     def unbind(self, queue: Queue, key: str) -> bool:
         """Whether there was such a binding."""
         queues = self.bindings.get(key, {})
