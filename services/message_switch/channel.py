@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from message_switch import properties
+from message_switch.access.users import User
 from message_switch.frames import (
     ACK,
     PUBLISH,
@@ -47,6 +48,7 @@ class Channel:
         switch: Switch,
         outbox: Outbox,
         owner: object,
+        user: User,
         *,
         methods: Mapping[type, Act],
         frame_max: int,
@@ -58,7 +60,7 @@ class Channel:
         self.broker = switch.broker
         self.outbox = outbox
         self.owner = owner
-        self.user = switch.user
+        self.user = user
         self.tells_cancel = tells_cancel
         self.consumers: dict[str, Consumer] = {}
         self.unsettled: dict[int, Unsettled] = {}
@@ -132,10 +134,12 @@ class Channel:
         exchange, key, mandatory = self._publish
         parts = self._header
         self._publish = self._header = None
+        self.user.may("write", "exchange", exchange)
         target = self.broker.publishable(exchange)
-        if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user:
+        if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user.name:
             raise ChannelFault(
-                Code.PRECONDITION_FAILED, f"user_id property set to '{said}' but authenticated user was '{self.user}'"
+                Code.PRECONDITION_FAILED,
+                f"user_id property set to '{said}' but authenticated user was '{self.user.name}'",
             )
         message = Message(
             exchange,
@@ -295,7 +299,7 @@ class Channel:
             self._expect_replies(consumer)
             queue = None
         else:
-            queue = self.broker.queue(method.queue or self.named(), self.owner)
+            queue = self.readable(method.queue)
             self.broker.consume(queue, consumer)
         self.consumers[tag] = consumer
         if not method.nowait:
@@ -321,6 +325,11 @@ class Channel:
         """The queue that a method means: without a name, the one last declared here."""
         return self.broker.queue(name or self.named(), self.owner)
 
+    def readable(self, name: str) -> Queue:
+        """The same, if this user may take messages from it."""
+        self.user.may("read", "queue", name or self.named())
+        return self.queue(name)
+
     def cancel(self, tag: str) -> None:
         """What it holds stays unsettled."""
         consumer = self.consumers.pop(tag, None)
@@ -333,7 +342,7 @@ class Channel:
 
     def get(self, method: Any) -> None:
         """basic.get."""
-        queue = self.queue(method.queue)
+        queue = self.readable(method.queue)
         entry = queue.get(no_ack=method.no_ack)
         if entry is None:
             self.send(spec.Basic.GetEmpty())

@@ -13,14 +13,26 @@ class SwitchSettings(Settings, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(description="address to listen on; empty for no TCP at all")] = "127.0.0.1"
     port: Annotated[int, Meta(description="TCP port to listen on; 0 takes a free one", ge=0, le=65535)] = 5672
-    socket: Annotated[str, Meta(description="Unix socket to listen on (mode 0600); empty for none")] = ""
+    socket: Annotated[
+        str, Meta(description="Unix socket to listen on (mode 0600, with a users-file 0666); empty for none")
+    ] = ""
+    tls_host: Annotated[str, Meta(description="address to listen on with TLS; empty for none")] = ""
+    tls_port: Annotated[int, Meta(description="port to listen on with TLS; 0 takes a free one", ge=0, le=65535)] = 5671
+    tls_certificate: Annotated[str, Meta(description="file with our certificate and its chain (PEM)")] = ""
+    tls_key: Annotated[str, Meta(description="file with its private key (PEM)")] = ""
+    tls_client_ca: Annotated[
+        str, Meta(description="file with the authorities whose certificates log in the user they name; empty for none")
+    ] = ""
     data: Annotated[str, Meta(description="directory of the journal and of the file `port`")] = (
         "/var/lib/xenopsd/message-switch"
     )
-    user: Annotated[str, Meta(description="the one user that may log in")] = "xenops"
+    user: Annotated[str, Meta(description="the switch's own user, who may do everything")] = "xenops"
     password_file: Annotated[
         str,
         Meta(description="file with that user's password; made with a random one if missing (empty: DATA/password)"),
+    ] = ""
+    users_file: Annotated[
+        str, Meta(description="file with more users and what each may do; read again on SIGHUP; empty for none")
     ] = ""
     heartbeat: Annotated[
         int, Meta(description="seconds between heartbeats that we propose; 0 for none", ge=0, le=65535)

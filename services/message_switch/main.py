@@ -3,9 +3,11 @@
 
 import asyncio
 import fcntl
+import getpass
 import logging
 import os
 import secrets
+import signal
 import stat
 import sys
 import time
@@ -14,6 +16,8 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
+from message_switch.access.encryption import server_context
+from message_switch.access.users import Users, hashed
 from message_switch.config import SwitchSettings
 from message_switch.journal import Journal
 from message_switch.metrics import SwitchCollector, fsync_histogram
@@ -33,6 +37,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def main() -> int:
     """Entry point of the console script."""
+    if sys.argv[1:] == ["password"]:
+        print(hashed(_asked_for()))
+        return 0
     settings = load(SwitchSettings, program=PROGRAM, argv=sys.argv[1:], environ=os.environ)
     configure(PROGRAM, settings.log_level)
 
@@ -51,12 +58,13 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     data = Path(settings.data)
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = _lock(data)
-    (data / "port").unlink(missing_ok=True)  # of a switch that was killed
+    _forget_ports(data)  # of a switch that was killed
     journal = Journal(data / "journal", rewrite_bytes=settings.journal_rewrite, observe=fsync_histogram().observe)
     broker = Broker(ledger=journal, now=time.time(), bytes_max=settings.memory_max)
     password = _password(Path(settings.password_file) if settings.password_file else data / "password")
     limits = Limits(settings.frame_max, settings.channel_max, settings.heartbeat, settings.body_max)
-    switch = Switch(broker, settings.user, password, limits)
+    users = Users(settings.user, password, uid=os.getuid())
+    switch = Switch(broker, users, limits)
     server = Server(switch, version=_version())
     restore(broker, journal.open())
     journal.on_synced = switch.on_synced
@@ -64,11 +72,12 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     syncing = asyncio.create_task(journal.run())
     stopped = asyncio.create_task(stop.wait())
     try:
+        _read_users(settings, users)
         await _open_doors(settings, server, broker, journal)
         await asyncio.wait((syncing, stopped), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
-        (data / "port").unlink(missing_ok=True)
+        _forget_ports(data)
         await server.close()
         await journal.close(syncing)
         os.close(lock)
@@ -76,19 +85,58 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
 
 
 async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, journal: Journal) -> None:
+    if settings.socket:
+        await server.listen_unix(Path(settings.socket), for_all=bool(settings.users_file))
+    if settings.tls_host:
+        authority = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+        context = server_context(Path(settings.tls_certificate), Path(settings.tls_key), authority)
+        await server.listen_tls(settings.tls_host, settings.tls_port, context)
+        write_atomically(Path(settings.data) / "tls-port", f"{server.tls_port}\n")
     if settings.host:
         if settings.host not in _LOOPBACK:
             log.warning("listening on %s, beyond this host: nothing that is said there is encrypted", settings.host)
         await server.listen_tcp(settings.host, settings.port)
         write_atomically(Path(settings.data) / "port", f"{server.port}\n")
-    if settings.socket:
-        await server.listen_unix(Path(settings.socket))
     if settings.metrics_port:
         build_info(PROGRAM)
         REGISTRY.register(SwitchCollector(broker, lambda: len(server.connections), lambda: journal.size, time.time))
         await serve_metrics(settings.metrics_host, settings.metrics_port)
     log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
     notify_ready()
+
+
+def _forget_ports(data: Path) -> None:
+    for name in ("port", "tls-port"):
+        (data / name).unlink(missing_ok=True)
+
+
+def _read_users(settings: SwitchSettings, users: Users) -> None:
+    """Now, and whenever SIGHUP asks for it; a mistake at the start ends us, later it leaves everything as it is."""
+    if not settings.users_file:
+        return
+    path = Path(settings.users_file)
+
+    def again() -> None:
+        try:
+            users.read(path.read_text())
+        except (OSError, ValueError) as error:
+            log.error("%s: %s: the users stay as they were", path, error)
+        else:
+            log.info("%s: read again", path)
+
+    try:
+        users.read(path.read_text())
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
+
+
+def _asked_for() -> bytes:
+    """A password, from a terminal or as the one line of standard input: never from the command line, which others see."""
+    text = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not text:
+        raise SystemExit("message-switch password: an empty password lets nobody in")
+    return text.encode()
 
 
 def _lock(directory: Path) -> int:

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from message_switch.access.users import User
 from message_switch.channel import Act, Channel
 from message_switch.frames import spec
 from message_switch.model.broker import REPLY_TO, not_default
@@ -19,6 +20,7 @@ def exchange_declare(channel: Channel, method: Any) -> None:
             raise ChannelFault(
                 Code.PRECONDITION_FAILED, f"exchange arguments are not supported: {list(method.arguments)}"
             )
+        channel.user.may("configure", "exchange", method.exchange)
         channel.broker.declare_exchange(
             method.exchange,
             method.type,
@@ -32,6 +34,7 @@ def exchange_declare(channel: Channel, method: Any) -> None:
 
 def exchange_delete(channel: Channel, method: Any) -> None:
     """exchange.delete."""
+    channel.user.may("configure", "exchange", method.exchange)
     channel.broker.delete_exchange(method.exchange, if_unused=method.if_unused)
     if not method.nowait:
         channel.send(spec.Exchange.DeleteOk())
@@ -48,12 +51,15 @@ def queue_declare(channel: Channel, method: Any) -> None:
             queue = channel.queue(name)
             queue.used_at = channel.broker.now
         else:
+            name = name or channel.broker.fresh_name()
+            _may_declare(channel.user, name, method.arguments or {})
             queue = channel.broker.declare_queue(
                 name,
                 channel.owner,
                 durable=method.durable,
                 exclusive=method.exclusive,
                 auto_delete=method.auto_delete,
+                server_named=not method.queue,
                 untrusted=method.arguments or {},
             )
         queue.expire()
@@ -66,6 +72,7 @@ def queue_declare(channel: Channel, method: Any) -> None:
 def queue_bind(channel: Channel, method: Any) -> None:
     """queue.bind; without queue and key, the key is the name of the queue last declared."""
     not_default(method.exchange)
+    _may_bind(channel, method)
     channel.broker.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
     if not method.nowait:
         channel.send(spec.Queue.BindOk())
@@ -74,6 +81,7 @@ def queue_bind(channel: Channel, method: Any) -> None:
 def queue_unbind(channel: Channel, method: Any) -> None:
     """queue.unbind; of what is not there, nothing, as in RabbitMQ."""
     not_default(method.exchange)
+    _may_bind(channel, method)
     name, key, broker = method.queue or channel.named(), _key(channel, method), channel.broker
     queue, exchange = broker.queues.get(name), broker.exchanges.get(method.exchange)
     if queue is not None and exchange is not None and exchange.has(queue, key):
@@ -83,7 +91,7 @@ def queue_unbind(channel: Channel, method: Any) -> None:
 
 def queue_purge(channel: Channel, method: Any) -> None:
     """queue.purge."""
-    count = channel.queue(method.queue).purge()
+    count = channel.readable(method.queue).purge()
     if not method.nowait:
         channel.send(spec.Queue.PurgeOk(count))
 
@@ -91,6 +99,7 @@ def queue_purge(channel: Channel, method: Any) -> None:
 def queue_delete(channel: Channel, method: Any) -> None:
     """queue.delete; of a queue that is not there, nothing, as in RabbitMQ."""
     count = 0
+    channel.user.may("configure", "queue", method.queue or channel.named())
     if not method.queue or method.queue in channel.broker.queues:
         count = channel.broker.delete_queue(
             channel.queue(method.queue), if_unused=method.if_unused, if_empty=method.if_empty
@@ -102,6 +111,20 @@ def queue_delete(channel: Channel, method: Any) -> None:
 def _key(channel: Channel, method: Any) -> str:
     key: str = method.routing_key
     return channel.last_queue if not method.queue and not key else key
+
+
+def _may_declare(user: User, name: str, arguments: dict[str, object]) -> None:
+    """Who has dead letters sent somewhere must be allowed to send them there."""
+    user.may("configure", "queue", name)
+    dead = arguments.get("x-dead-letter-exchange")
+    if isinstance(dead, str):
+        user.may("read", "queue", name)
+        user.may("write", "exchange", dead)
+
+
+def _may_bind(channel: Channel, method: Any) -> None:
+    channel.user.may("write", "queue", method.queue or channel.named())
+    channel.user.may("read", "exchange", method.exchange)
 
 
 def _cancel(channel: Channel, method: Any) -> None:

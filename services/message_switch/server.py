@@ -9,10 +9,13 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import struct
 import time
 from pathlib import Path
 
+from message_switch.access.encryption import common_name
+from message_switch.access.users import User
 from message_switch.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.switch import HIGH_WATER, Switch
 from xenops.intake import Intake
@@ -46,7 +49,7 @@ class Connection(Intake):
             time.time(),
             name=f"{self._kind}#{self._server.number()}",
             version=self._server.version,
-            same_user=_same_user(transport.get_extra_info("socket")),
+            peer=self._server.known(transport),
         )
         self._server.connections[self] = None
 
@@ -114,7 +117,7 @@ class Server:
         self.body_max = switch.limits.body_max
         self.connections: dict[Connection, None] = {}
         self.awake: dict[Connection, None] = {}
-        self.port = 0
+        self.port = self.tls_port = 0
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._count = 0
@@ -130,18 +133,32 @@ class Server:
         self.port = listener.sockets[0].getsockname()[1]
         self._listeners.append(listener)
 
-    async def listen_unix(self, path: Path) -> None:
-        """Take connections on a Unix socket that only our own user can open."""
+    async def listen_tls(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        """The same, encrypted; 0 takes a free port, see `tls_port`."""
+        listener = await self._loop.create_server(lambda: Connection(self, "tls"), host, port, ssl=context)
+        self.tls_port = listener.sockets[0].getsockname()[1]
+        self._listeners.append(listener)
+
+    async def listen_unix(self, path: Path, *, for_all: bool) -> None:
+        """Take connections on a Unix socket that only our own user, or everybody, can open."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         if path.is_socket():
             path.unlink()  # of a switch that was killed
-        before = os.umask(0o177)
+        before = os.umask(0o111 if for_all else 0o177)
         try:
             listening.bind(str(path))
         finally:
             os.umask(before)
         listener = await self._loop.create_unix_server(lambda: Connection(self, "unix"), sock=listening)
         self._listeners.append(listener)
+
+    def known(self, transport: asyncio.Transport) -> User | None:
+        """Whose the other end is, as far as the system or its certificate tell."""
+        peer: socket.socket = transport.get_extra_info("socket")
+        if peer.family == socket.AF_UNIX:
+            return self.switch.users.by_uid(_uid(peer))
+        name = common_name(transport.get_extra_info("peercert"))
+        return self.switch.users.by_certificate(name) if name else None
 
     async def close(self) -> None:
         """Dismiss everybody, wait a little for their goodbyes, and go."""
@@ -221,8 +238,6 @@ def write_atomically(path: Path, text: str) -> None:
     beside.rename(path)
 
 
-def _same_user(peer: socket.socket) -> bool:
-    if peer.family != socket.AF_UNIX:
-        return False
-    _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return bool(uid == os.getuid())
+def _uid(peer: socket.socket) -> int:
+    uid: int = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1]
+    return uid

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from message_switch.access.users import User
 from message_switch.channel import Channel
 from message_switch.frames import (
     BODY,
@@ -60,10 +61,10 @@ class State(Enum):
 
 
 class Session:
-    """See the module. `same_user`: the peer is known to be a process of the user we run as."""
+    """See the module. `peer`: whose the other end is known to be by itself, from its system user or its certificate."""
 
     def __init__(
-        self, switch: Switch, wake: Callable[[], None], now: float, *, name: str, version: str, same_user: bool = False
+        self, switch: Switch, wake: Callable[[], None], now: float, *, name: str, version: str, peer: User | None = None
     ) -> None:
         self.switch = switch
         self.name = name
@@ -72,7 +73,8 @@ class Session:
         self.channels: dict[int, Channel] = {}
         self.heartbeat_s = 0
         self._version = version
-        self._same_user = same_user
+        self._peer = peer
+        self.user: User | None = None
         self._reader = FrameReader(_FIRST_FRAMES_MAX)
         self._limits = switch.limits
         self._channel_max = self._limits.channel_max
@@ -203,7 +205,7 @@ class Session:
             "platform": "Python",
             "capabilities": _CAPABILITIES,
         }
-        mechanisms = "PLAIN EXTERNAL" if self._same_user else "PLAIN"
+        mechanisms = "PLAIN EXTERNAL" if self._peer else "PLAIN"
         self._send(0, spec.Connection.Start(server_properties=properties, mechanisms=mechanisms))
         self.state = State.START
 
@@ -227,10 +229,10 @@ class Session:
         response = method.response if isinstance(method.response, bytes) else str(method.response).encode()
         if method.mechanism == "PLAIN":
             pieces = response.split(b"\0")
-            known = len(pieces) == 3 and self.switch.knows(pieces[1], pieces[2])
+            self.user = self.switch.users.by_password(pieces[1], pieces[2]) if len(pieces) == 3 else None
         else:
-            known = method.mechanism == "EXTERNAL" and self._same_user
-        if not known:
+            self.user = self._peer if method.mechanism == "EXTERNAL" else None
+        if self.user is None:
             log.warning("%s: login refused", self.name)
             if not self._client.get("authentication_failure_close"):
                 return False
@@ -272,11 +274,13 @@ class Session:
                 raise ConnectionFault(Code.CHANNEL_ERROR, f"second 'channel.open' seen on channel {number}")
             if number > self._channel_max:
                 raise ConnectionFault(Code.NOT_ALLOWED, f"number of channels opened has reached {self._channel_max}")
+            assert self.user is not None
             self.channels[number] = Channel(
                 number,
                 self.switch,
                 self.outbox,
                 self,
+                self.user,
                 methods=METHODS,
                 frame_max=self._reader.frame_max,
                 tells_cancel=bool(self._client.get("consumer_cancel_notify")),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all connections of one switch share, and what each of them writes into. Pure."""
 
-import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from message_switch.access.users import Users
 from message_switch.model.broker import Broker
 
 # Above this a connection gets no further deliveries until it has read what it was sent.
@@ -37,16 +37,10 @@ class Switch:
     """One broker, who may use it, and how far its ledger has been synced."""
 
     broker: Broker
-    user: str
-    password: str
+    users: Users
     limits: Limits = field(default_factory=Limits)
     synced: int = 0
     waiting: dict[Waiting, None] = field(default_factory=dict)
-
-    def knows(self, user: bytes, password: bytes) -> bool:
-        """Whether that is the user; takes as long for a good guess as for a bad one."""
-        right_user = hmac.compare_digest(user, self.user.encode())
-        return hmac.compare_digest(password, self.password.encode()) and right_user
 
     def on_synced(self, up_to: int) -> None:
         """The ledger is safe up to this number: tell the publishers that wait for it."""

@@ -271,7 +271,7 @@ def test_figures_for_prometheus() -> None:
     broker = Broker(now=10.0)
     options: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False, "untrusted": {}}
     broker.declare_queue("named", None, **options)
-    unnamed = broker.declare_queue("", None, **options)
+    unnamed = broker.declare_queue(broker.fresh_name(), None, **options, server_named=True)
     broker.publish(message("named", b"x"), None)
     broker.publish(message(unnamed.name, b"x"), None)
     broker.publish(message("nowhere", b"x"), None)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec
 
+from message_switch.access.users import User, Users
 from message_switch.frames import GREETING, HEARTBEAT_FRAME, content
 from message_switch.model.broker import Broker
 from message_switch.session import CLOSE_PATIENCE_S, Session, State
@@ -41,7 +42,7 @@ class Peer:
 
     def __init__(self, switch: Switch | None = None, **options: Any) -> None:
         names = iter(range(10**6))
-        self.switch = switch or Switch(Broker(unique=lambda: f"u{next(names)}"), "xenops", "secret")
+        self.switch = switch or Switch(Broker(unique=lambda: f"u{next(names)}"), Users("xenops", "secret"))
         self.session = Session(self.switch, lambda: None, 0.0, name="test", version="0", **options)
         self.said = b""
 
@@ -75,7 +76,7 @@ def test_the_handshake() -> None:
 
 def test_external_is_for_our_own_user_only() -> None:
     hello = GREETING + method(0, spec.Connection.StartOk(NOTIFY, "EXTERNAL", b""))
-    assert [m.NAME for m in Peer(same_user=True).hear(hello)] == ["Connection.Start", "Connection.Tune"]
+    assert [m.NAME for m in Peer(peer=User("xenops")).hear(hello)] == ["Connection.Start", "Connection.Tune"]
     refused = Peer().hear(hello)[-1]
     assert (refused.NAME, refused.reply_code) == ("Connection.Close", 403)
 
@@ -182,7 +183,7 @@ def test_mistakes_that_close_the_connection(what: str) -> None:
 
 
 def test_a_body_over_the_limit_closes_the_channel() -> None:
-    peer = Peer(Switch(Broker(), "xenops", "secret", Limits(body_max=1000)))
+    peer = Peer(Switch(Broker(), Users("xenops", "secret"), Limits(body_max=1000)))
     peer.hear(HELLO)
     closed, pong = peer.hear(publish("q", b"x" * 5000) + method(2, spec.Channel.Open()))
     assert (closed.NAME, closed.reply_code, pong.NAME) == ("Channel.Close", 406, "Channel.OpenOk")
@@ -235,7 +236,7 @@ def test_confirms_wait_for_the_ledger() -> None:
             self.noted += 1
             return self.noted
 
-    switch = Switch(Broker(ledger=Ledger()), "xenops", "secret")
+    switch = Switch(Broker(ledger=Ledger()), Users("xenops", "secret"))
     peer = Peer(switch)
     peer.hear(HELLO + method(1, spec.Queue.Declare(0, "q", durable=True)) + method(1, spec.Confirm.Select()))
     for _ in range(3):
@@ -260,7 +261,7 @@ def _replier_gone(peer: Peer) -> None:
     "end", [lambda peer: peer.hear(method(1, spec.Channel.Close(200, "", 0, 0))), _replier_gone], ids=["close", "lost"]
 )
 def test_what_a_channel_held_goes_back(end: Callable[[Peer], object]) -> None:
-    switch = Switch(Broker(), "xenops", "secret")
+    switch = Switch(Broker(), Users("xenops", "secret"))
     holder, other = Peer(switch), Peer(switch)
     holder.hear(HELLO + method(1, spec.Queue.Declare(0, "q", durable=True)))
     holder.hear(publish("q", b"1") + publish("q", b"2") + method(1, spec.Basic.Consume(0, "q", "t")))

@@ -128,6 +128,10 @@ class Broker:
             raise _locked(name)
         return found
 
+    def fresh_name(self) -> str:
+        """For a queue whose name is nobody's concern."""
+        return "amq.gen-" + self.unique()
+
     def declare_queue(
         self,
         name: str,
@@ -137,8 +141,9 @@ class Broker:
         exclusive: bool,
         auto_delete: bool,
         untrusted: dict[str, object],
+        server_named: bool = False,
     ) -> Queue:
-        """Make it (with a name of our own when `name` is empty), or check that what is there is the same."""
+        """Make it, or check that what is there is the same; a server-named one has a `fresh_name`."""
         arguments = parse_arguments(untrusted)
         if name in self.queues:
             old = self.queue(name, owner)
@@ -148,21 +153,18 @@ class Broker:
             _equivalent("queue", name, {"durable": durable, "auto_delete": auto_delete} | named(arguments), current)
             old.used_at = self.now
             return old
-        _not_reserved("queue", name)
+        if not server_named:
+            _not_reserved("queue", name)
         if not durable and not exclusive:
-            raise ConnectionFault(
-                Code.INTERNAL_ERROR,
-                "Feature `transient_nonexcl_queues` is not permitted: declare the queue durable (with x-expires if it "
-                "should go away) or exclusive",
-            )
+            raise _transient()
         queue = Queue(
-            name or "amq.gen-" + self.unique(),
+            name,
             self,
             durable=durable,
             auto_delete=auto_delete,
             owner=owner if exclusive else None,
             arguments=arguments,
-            server_named=not name,
+            server_named=server_named,
         )
         self.queues[queue.name] = queue
         self.alarm(queue.due_at())
@@ -316,6 +318,14 @@ class Broker:
 
 def _locked(name: str) -> ChannelFault:
     return ChannelFault(Code.RESOURCE_LOCKED, f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'")
+
+
+def _transient() -> ConnectionFault:
+    return ConnectionFault(
+        Code.INTERNAL_ERROR,
+        "Feature `transient_nonexcl_queues` is not permitted: declare the queue durable (with x-expires if it should go "
+        "away) or exclusive",
+    )
 
 
 def stored(message: Message, queues: list[str], at: float) -> records.Stored:
