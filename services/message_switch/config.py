@@ -41,7 +41,8 @@ class SwitchSettings(Settings, frozen=True, kw_only=True):
     body_max: Annotated[int, Meta(description="largest message body in bytes", ge=1024, le=1 << 30)] = 16 << 20
     channel_max: Annotated[int, Meta(description="channels per connection", ge=1, le=65535)] = 2047
     memory_max: Annotated[
-        int, Meta(description="bytes of waiting messages after which new ones are refused", ge=1 << 20)
+        int,
+        Meta(description="bytes of waiting messages at which new ones are refused; at 4/5 publishers wait", ge=1 << 20),
     ] = 512 << 20
     journal_rewrite: Annotated[int, Meta(description="journal size in bytes from which it is compacted", ge=4096)] = (
         16 << 20

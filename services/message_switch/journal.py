@@ -5,10 +5,13 @@ Each record stands as length, CRC-32 and bytes. Records are gathered while the d
 event loop; `on_synced` says how far. A tail torn by a crash is cut off at the next start. When much of the file is history
 that no longer matters, it is written anew beside the old one and renamed over it.
 
-A write that fails ends `run` with the error: a switch that cannot keep its word about durability must stop.
+Without room on the disk nothing is confirmed, `on_full` says so, and the same is tried again until there is room. Any other
+write that fails, and any sync, ends `run` with the error: a switch that cannot keep its word about durability must stop.
 """
 
 import asyncio
+import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -29,6 +32,12 @@ MAGIC = b"XMSJ0001"
 _HEAD = struct.Struct(">II")
 # That something is settled may be lost: it is then delivered again. So it need not hurry, but should not wait for long.
 _LAZY_S = 0.05
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RETRY_S = 0.5
+
+
+class NoRoom(OSError):
+    """The disk, our share of it or the longest file is full; it may pass."""
 
 
 class Journal:
@@ -40,6 +49,7 @@ class Journal:
         self.path = path
         self.size = 0
         self.on_synced: Callable[[int], None] = lambda up_to: None
+        self.on_full: Callable[[bool], None] = lambda full: None
         self.snapshot: Callable[[], Iterable[Record]] = lambda: ()
         self._rewrite_bytes = rewrite_bytes
         self._observe = observe
@@ -49,7 +59,8 @@ class Journal:
         self._pending: list[bytes] = []
         self._urgent = asyncio.Event()
         self._idle = asyncio.Event()
-        self._closing = False
+        self._closing = asyncio.Event()
+        self._full = False
         self._thread = ThreadPoolExecutor(1, "journal")
 
     def open(self) -> Iterator[Record]:
@@ -87,23 +98,33 @@ class Journal:
     async def run(self) -> None:
         """Sync what is noted, until `close`; then the rest of it."""
         loop = asyncio.get_running_loop()
-        while not (self._closing and not self._pending):
-            if not self._closing:
+        while not (self._closing.is_set() and not self._pending):
+            if not self._closing.is_set():
                 await self._something_to_do()
             if not self._pending:
                 continue
             batch, up_to = b"".join(self._pending), self._noted
             self._pending.clear()
-            if self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base:
-                # The snapshot holds what the batch says, so the batch itself need not be written.
-                await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
-            else:
-                await loop.run_in_executor(self._thread, self._append, batch)
+            try:
+                if self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base:
+                    # The snapshot holds what the batch says, so the batch itself need not be written.
+                    await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
+                else:
+                    await loop.run_in_executor(self._thread, self._append, batch)
+            except NoRoom as error:
+                if self._closing.is_set():
+                    raise
+                self._pending.insert(0, batch)
+                await self._wait_for_room(error)
+                continue
+            if self._full:
+                self._full = False
+                self.on_full(False)
             self.on_synced(up_to)
 
     async def close(self, running: "asyncio.Task[None]") -> None:
         """Let `running`, the task of `run`, finish its work."""
-        self._closing = True
+        self._closing.set()
         self._urgent.set()
         self._idle.set()
         try:
@@ -112,6 +133,15 @@ class Journal:
             self._thread.shutdown()
             os.close(self._fd)
             self._fd = -1
+
+    async def _wait_for_room(self, error: OSError) -> None:
+        if not self._full:
+            log.error("%s: %s: nothing is confirmed until there is room", self.path, error)
+            self._full = True
+            self.on_full(True)
+        self._urgent.set()  # the batch is still to be written
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), _RETRY_S)
 
     async def _something_to_do(self) -> None:
         await self._idle_or_urgent()
@@ -130,7 +160,12 @@ class Journal:
             urgent.cancel()
 
     def _append(self, batch: bytes) -> None:
-        write_all(self._fd, batch)
+        try:
+            write_all(self._fd, batch)
+        except NoRoom:
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, self.size, os.SEEK_SET)
+            raise
         self._sync(self._fd)
         self.size += len(batch)
 
@@ -147,6 +182,7 @@ class Journal:
             _sync_directory(self.path.parent)
         except OSError:
             os.close(fd)
+            beside.unlink(missing_ok=True)
             raise
         os.close(self._fd)
         self._fd = fd
@@ -186,10 +222,15 @@ def parse(untrusted: bytes | mmap.mmap) -> Iterator[tuple[int, Record]]:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """write(2) until all of it is written."""
+    """write(2) until all of it is written; raises `NoRoom`, or OSError for what will not pass."""
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(*error.args) from None
+        raise
 
 
 def _pieces(records: Iterable[Record]) -> Iterator[bytes]:

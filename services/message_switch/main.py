@@ -68,6 +68,7 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     server = Server(switch, version=_version())
     restore(broker, journal.open())
     journal.on_synced = switch.on_synced
+    journal.on_full = lambda full: broker.lack("disk", full)
     journal.snapshot = lambda: snapshot(broker)
     syncing = asyncio.create_task(journal.run())
     stopped = asyncio.create_task(stop.wait())

@@ -39,6 +39,10 @@ class SwitchCollector(Collector):
         yield GaugeMetricFamily("message_switch_queues", "Queues, of all kinds", value=len(broker.queues))
         yield GaugeMetricFamily("message_switch_queued_bytes", "Bytes of waiting messages", value=broker.queued_bytes)
         yield GaugeMetricFamily("message_switch_journal_bytes", "Size of the journal", value=self._journal_bytes())
+        lacking = GaugeMetricFamily("message_switch_publishers_wait", "Whether for lack of this", labels=["lack"])
+        for what in ("memory", "disk"):
+            lacking.add_metric([what], what in broker.short_of)
+        yield lacking
         ready = GaugeMetricFamily("message_switch_queue_ready", "Messages that wait for a consumer", labels=["queue"])
         held = GaugeMetricFamily("message_switch_queue_unacked", "Messages delivered, not settled", labels=["queue"])
         oldest = GaugeMetricFamily(

@@ -35,7 +35,7 @@ class Connection(Intake):
         self._server = server
         self._kind = kind
         self._paused = False
-        self._deaf = False
+        self._swamped = False
         self.session: Session
         self.transport: asyncio.Transport
 
@@ -62,6 +62,8 @@ class Connection(Intake):
             self.transport.abort()
         if self.session.state is State.CLOSED:
             self._wake()
+        elif self.session.blocked:
+            self.listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del self._server.connections[self]
@@ -74,8 +76,8 @@ class Connection(Intake):
         self.session.outbox.writable = False
 
     def resume_writing(self) -> None:
-        self._paused = False
-        self._listen()
+        self._paused = self._swamped = False
+        self.listen()
         self.session.resume(time.time())
 
     def flush(self) -> None:
@@ -87,9 +89,9 @@ class Connection(Intake):
         if session.state is State.CLOSED:
             self._server.part(self.transport)
         elif self._paused:
-            if not self._deaf and self.transport.get_write_buffer_size() > _ANSWERS_MAX + self._server.body_max:
-                self._deaf = True
-                self.transport.pause_reading()
+            if self.transport.get_write_buffer_size() > _ANSWERS_MAX + self._server.body_max:
+                self._swamped = True
+                self.listen()
         elif not outbox.writable:
             session.resume(time.time())
 
@@ -99,9 +101,13 @@ class Connection(Intake):
         if self.session.state is State.CLOSED and not self.transport.is_closing():
             self.flush()
 
-    def _listen(self) -> None:
-        if self._deaf:
-            self._deaf = False
+    def listen(self) -> None:
+        """Or not: to who leaves our answers unread, and to publishers while we are short of memory or disk."""
+        if self.transport.is_closing():
+            return
+        if self._swamped or self.session.may_wait:
+            self.transport.pause_reading()
+        else:
             self.transport.resume_reading()
 
     def _wake(self) -> None:
@@ -126,6 +132,7 @@ class Server:
         self._ticker: asyncio.TimerHandle | None = None
         self._nobody = asyncio.Event()
         switch.broker.alarm_clock = self._set_alarm
+        switch.broker.on_crowded = self._crowded
 
     async def listen_tcp(self, host: str, port: int) -> None:
         """Take connections on a TCP port; 0 takes a free one, see `port`."""
@@ -215,6 +222,13 @@ class Server:
         now = time.time()
         for connection in list(self.connections):
             connection.tick(now)
+
+    def _crowded(self) -> None:
+        now, short_of = time.time(), self.switch.broker.short_of
+        log.warning("publishers wait: low on %s", ", ".join(short_of)) if short_of else log.warning("publishers go on")
+        for connection in list(self.connections):
+            connection.session.crowded(now)
+            connection.listen()
 
     def _set_alarm(self, at: float) -> None:
         when = self._loop.time() + max(0.0, at - time.time())

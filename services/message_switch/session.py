@@ -44,6 +44,7 @@ _CAPABILITIES = {
     "consumer_cancel_notify": True,
     "authentication_failure_close": True,
     "per_consumer_qos": True,
+    "connection.blocked": True,
     "direct_reply_to": True,
 }
 
@@ -72,6 +73,7 @@ class Session:
         self.state = State.GREETING
         self.channels: dict[int, Channel] = {}
         self.heartbeat_s = 0
+        self.publishes = self.blocked = False
         self._version = version
         self._peer = peer
         self.user: User | None = None
@@ -96,6 +98,8 @@ class Session:
                 if self.state is State.CLOSED:
                     return
                 self._frame(kind, number, payload)
+            if self.switch.broker.short_of:
+                self.crowded(now)
         except ConnectionFault as fault:
             # What follows a broken frame is not known to be a frame. It is still taken in, and not looked at: a socket
             # closed with something unread in it is reset, and our reason would be lost on the way.
@@ -107,11 +111,31 @@ class Session:
         if self._deadline is not None and now >= self._deadline:
             log.info("%s: no %s in time", self.name, self.state.value)
             self.state = State.CLOSED
-        elif self.heartbeat_s and now - self._heard_at > 2 * self.heartbeat_s:
+        elif self.heartbeat_s and not self.may_wait and now - self._heard_at > 2 * self.heartbeat_s:
             log.warning("%s: missed heartbeats, %d s of silence: closing", self.name, now - self._heard_at)
             self.state = State.CLOSED
         elif self.heartbeat_s and now - self.spoke_at >= self.heartbeat_s / 2 and self.state is State.RUNNING:
             self.outbox.send(HEARTBEAT_FRAME)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether nothing is lost by not listening to it for a while: it is to wait, and holds nothing that it could settle."""
+        return (
+            self.blocked
+            and self.state is State.RUNNING
+            and not any(c.consumers or c.unsettled for c in self.channels.values())
+        )
+
+    def crowded(self, now: float) -> None:
+        """Tell a publisher that it is to wait, or that it may go on, whichever has become true."""
+        short_of = self.switch.broker.short_of
+        if self.blocked == bool(short_of and self.publishes) or self.state is not State.RUNNING:
+            return
+        self.blocked = not self.blocked
+        self._heard_at = now  # while we do not listen, nothing is heard
+        if self._client.get("connection.blocked"):
+            reason = "low on " + " and ".join(short_of)
+            self._send(0, spec.Connection.Blocked(reason) if self.blocked else spec.Connection.Unblocked())
 
     def resume(self, now: float) -> None:
         """The peer has read what it was sent: hand out what has waited for that."""
@@ -163,6 +187,7 @@ class Session:
                 else:
                     channel.on_method(payload)
             elif kind == HEADER:
+                self.publishes = True
                 channel.on_header(payload)
             elif kind == BODY:
                 channel.on_body(payload)

@@ -18,6 +18,8 @@ from message_switch.properties import with_deaths
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 RESERVED = "amq."
+# Shares of the memory: from where publishers are asked to wait, and from where they may go on.
+_CROWDED, _RELIEVED = 0.8, 0.6
 
 
 @dataclass(slots=True)
@@ -52,12 +54,14 @@ class Broker:
     now: float = 0.0
     bytes_max: int = 1 << 30
     alarm_clock: Callable[[float], None] = lambda at: None
+    on_crowded: Callable[[], None] = lambda: None
     unique: Callable[[], str] = lambda: secrets.token_urlsafe(16)
     queues: dict[str, Queue] = field(default_factory=dict)
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     repliers: dict[str, Consumer] = field(default_factory=dict)
     count: Counters = field(default_factory=Counters)
     queued_bytes: int = 0
+    short_of: dict[str, None] = field(default_factory=dict)
     last_id: int = 0
 
     def __post_init__(self) -> None:
@@ -185,8 +189,7 @@ class Broker:
         del self.queues[queue.name]
         if queue.kept:
             self.ledger.note(records.QueueDeleted(queue.name))
-        for entry in (*queue.ready, *queue.held):
-            self.queued_bytes -= entry.message.size
+        self._forget(sum(entry.message.size for entry in (*queue.ready, *queue.held)))
         queue.ready.clear()
         queue.held.clear()
         for exchange in list(self.exchanges.values()):
@@ -257,6 +260,8 @@ class Broker:
         for queue in takers:
             self.queued_bytes += message.size
             queue.push(message)
+        if self.queued_bytes > self.bytes_max * _CROWDED and "memory" not in self.short_of:
+            self.lack("memory", True)
         return outcome
 
     def _store(self, message: Message, queues: list[str]) -> int:
@@ -267,9 +272,22 @@ class Broker:
     def settled(self, queue: Queue, entry: Entry) -> None:
         """See `Upkeep`."""
         message = entry.message
-        self.queued_bytes -= message.size
+        self._forget(message.size)
         if message.id and queue.kept:
             self.ledger.note(records.Settled(message.id, queue.name))
+
+    def lack(self, what: str, on: bool) -> None:
+        """We are short of memory or disk, or no longer: `on_crowded` has publishers wait while there is anything in `short_of`."""
+        if on:
+            self.short_of[what] = None
+        else:
+            self.short_of.pop(what, None)
+        self.on_crowded()
+
+    def _forget(self, size: int) -> None:
+        self.queued_bytes -= size
+        if "memory" in self.short_of and self.queued_bytes < self.bytes_max * _RELIEVED:
+            self.lack("memory", False)
 
     def discard(self, queue: Queue, entry: Entry, reason: str) -> None:
         """See `Upkeep`; as in RabbitMQ, a message that goes round without anybody rejecting it is dropped."""
