@@ -2,7 +2,8 @@
 """The file in which durable things are written down, and the thread that makes sure of it.
 
 Each record stands as length, CRC-32 and bytes. Records are gathered while the disk is busy and synced together, off the
-event loop; `on_synced` says how far. A tail torn by a crash is cut off at the next start. When much of the file is history
+event loop; `on_synced` says how far. A tail torn by a crash is cut off at the next start, and a damaged
+record before it is reported and stepped over. When much of the file is history
 that no longer matters, it is written anew beside the old one and renamed over it.
 
 Without room on the disk nothing is confirmed, `on_full` says so, and the same is tried again until there is room. Any other
@@ -70,7 +71,7 @@ class Journal:
         if size := os.fstat(self._fd).st_size:
             with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as untrusted:
                 good = len(MAGIC) if untrusted[: len(MAGIC)] == MAGIC else 0
-                for after, record in parse(untrusted):
+                for after, record in parse(untrusted, self._damaged):
                     good = after
                     yield record
                 if good < size:
@@ -84,6 +85,9 @@ class Journal:
         os.fsync(self._fd)
         _sync_directory(self.path.parent)
         self.size = good
+
+    def _damaged(self, start: int, end: int) -> None:
+        log.error("%s: damaged from byte %d to %d: what stood there is lost, the rest is good", self.path, start, end)
 
     def note(self, record: Record) -> int:
         """See `Ledger`."""
@@ -200,24 +204,33 @@ def frame(record: Record) -> bytes:
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def parse(untrusted: bytes | mmap.mmap) -> Iterator[tuple[int, Record]]:
-    """The records up to the first that is not whole, each with the offset after it."""
+def parse(
+    untrusted: bytes | mmap.mmap, damaged: Callable[[int, int], None] = lambda start, end: None
+) -> Iterator[tuple[int, Record]]:
+    """The whole records, each with the offset after it; `damaged` is told of each that was stepped over.
+
+    Its length says where the next one begins. Searching for one would be wrong: a message's body may look like a record.
+    """
     if untrusted[: len(MAGIC)] != MAGIC:
         return
     at, end = len(MAGIC), len(untrusted)
+    skipped: list[tuple[int, int]] = []
     while at + _HEAD.size <= end:
-        size, checksum = _HEAD.unpack_from(untrusted, at)
-        at += _HEAD.size
-        if at + size > end:
+        start, (size, checksum) = at, _HEAD.unpack_from(untrusted, at)
+        at += _HEAD.size + size
+        if at > end:
             return
-        payload = untrusted[at : at + size]
-        if zlib.crc32(payload) != checksum:
-            return
+        payload = untrusted[start + _HEAD.size : at]
         try:
-            record = decode(payload)
+            record = decode(payload) if zlib.crc32(payload) == checksum else None
         except msgspec.DecodeError:
-            return
-        at += size
+            record = None
+        if record is None:
+            skipped.append((start, at))  # damage, if something good follows; else a torn tail
+            continue
+        for place in skipped:
+            damaged(*place)
+        skipped.clear()
         yield at, record
 
 

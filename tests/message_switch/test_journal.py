@@ -3,7 +3,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from message_switch.journal import MAGIC, Journal, frame, parse
 from message_switch.model.arguments import QueueArguments
+from message_switch.model.broker import Broker
 from message_switch.model.message import Death
 from message_switch.model.records import (
     Bound,
@@ -23,6 +24,7 @@ from message_switch.model.records import (
     Settled,
     Stored,
 )
+from message_switch.model.recovery import restore
 
 RECORDS: list[Record] = [
     LastId(4),
@@ -98,13 +100,33 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_a_flipped_bit_never_gives_another_record(data: st.DataObject) -> None:
+def test_a_flipped_bit_costs_one_record(data: st.DataObject) -> None:
     whole = bytearray(MAGIC + b"".join(map(frame, RECORDS)))
+    ends = [end for end, _ in parse(bytes(whole))]
     at = data.draw(st.integers(len(MAGIC), len(whole) - 1))
     whole[at] ^= 1 << data.draw(st.integers(0, 7))
-    found = [record for _, record in parse(bytes(whole))]
-    assert found == RECORDS[: len(found)]
-    assert len(found) < len(RECORDS)
+    hit = sum(end <= at for end in ends)
+    start = [len(MAGIC), *ends][hit]
+    damage: list[tuple[int, int]] = []
+    found = [record for _, record in parse(bytes(whole), lambda start, end: damage.append((start, end)))]
+    if at < start + 4:  # its length: nobody knows where the next one begins
+        assert all(record in RECORDS for record in found)
+        assert found[:hit] == RECORDS[:hit]
+        assert RECORDS[hit] not in found
+        return
+    assert found == RECORDS[:hit] + RECORDS[hit + 1 :]
+    # At the end, it looks like a torn tail.
+    assert damage == ([] if hit == len(RECORDS) - 1 else [(start, ends[hit])])
+
+
+@pytest.mark.parametrize("lost", range(len(RECORDS)))
+def test_what_is_left_after_damage_is_usable(lost: int) -> None:
+    broker = Broker()
+    restore(broker, RECORDS[:lost] + RECORDS[lost + 1 :])
+    assert broker.last_id == (4 if RECORDS[lost] is RECORDS[4] else 5)
+    assert ("q" in broker.queues) == (lost != 2)
+    if lost == 5:
+        assert [entry.message.body for entry in broker.queues["q"].ready] == [b"body"]
 
 
 @given(st.binary(max_size=200))
@@ -146,3 +168,94 @@ def test_a_disk_that_fails_ends_it(tmp_path: Path) -> None:
             await journal.close(running)
 
     asyncio.run(broken())
+
+
+# -- power loss: what the disk may have kept at any moment -----------------------------------------------------------
+
+
+class Disk:
+    """Remembers every step that the journal asks of the system, so that a power cut can be played after each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[tuple[str, object]] = []
+        for name in ("write", "fsync", "fdatasync", "rename"):
+            monkeypatch.setattr(os, name, self._recorded(name, getattr(os, name)))
+
+    def _recorded(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def step(*arguments: object) -> object:
+            target = arguments[0]
+            where = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+            result = real(*arguments)
+            self.steps.append((name, Path(where).name))
+            return result
+
+        return step
+
+
+def test_nothing_is_called_safe_before_the_disk_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, disk = tmp_path.name, Disk(monkeypatch)
+
+    async def appended_and_rewritten() -> None:
+        journal = Journal(tmp_path / "journal", rewrite_bytes=4096)
+        list(journal.open())
+        journal.snapshot = lambda: [LastId(9)]
+        assert disk.steps == [("write", "journal"), ("fsync", "journal"), ("fsync", folder)]
+        told = asyncio.Event()
+
+        def synced(up_to: int) -> None:
+            disk.steps.append(("told", up_to))
+            told.set()
+
+        journal.on_synced = synced
+        running = asyncio.create_task(journal.run())
+        for batch in (1, 200):
+            disk.steps.clear()
+            told.clear()
+            for _ in range(batch):
+                last = journal.note(RECORDS[4])
+            await asyncio.wait_for(told.wait(), 10)
+            writes = [step for step in disk.steps if step != ("write", "journal.new")]
+            if batch == 1:
+                assert disk.steps == [("write", "journal"), ("fdatasync", "journal"), ("told", last)]
+            else:  # renamed only once it is on the disk, and told only once the name is
+                assert writes == [
+                    ("fdatasync", "journal.new"),
+                    ("rename", "journal.new"),
+                    ("fsync", folder),
+                    ("told", last),
+                ]
+        await journal.close(running)
+
+    asyncio.run(appended_and_rewritten())
+
+
+@pytest.mark.parametrize("step", ["write", "fdatasync", "rename", "fsync"])
+def test_compaction_that_dies_at_any_step_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path, alive = tmp_path / "journal", [LastId(9), *RECORDS[1:4]]
+
+    async def die() -> None:
+        journal = Journal(path, rewrite_bytes=4096)
+        list(journal.open())
+        journal.snapshot = lambda: alive
+        await write(journal, RECORDS)
+        journal = Journal(path, rewrite_bytes=4096)
+        assert list(journal.open()) == RECORDS
+        journal.snapshot = lambda: alive
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, _dies)
+            running = asyncio.create_task(journal.run())
+            for record in RECORDS * 50:
+                journal.note(record)
+            with pytest.raises(OSError, match="power"):
+                await running
+            with pytest.raises(OSError, match="power"):
+                await journal.close(running)
+        assert await reopened(path) == (alive if step == "fsync" else RECORDS)
+
+    asyncio.run(die())
+
+
+def _dies(*arguments: object) -> object:
+    raise OSError("no power")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A broker as a list of records, and back: for the journal's compaction and for the next start."""
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from message_switch.model import records
@@ -9,6 +10,7 @@ from message_switch.model.exchange import KINDS
 from message_switch.model.message import Message
 from message_switch.model.queue import Queue
 
+log = logging.getLogger(__name__)
 _Waiting = dict[str, dict[int, records.Stored]]
 
 
@@ -38,7 +40,11 @@ def restore(broker: Broker, history: Iterable[records.Record]) -> None:
     """Do again what was written down, without writing it down again."""
     waiting: _Waiting = {}
     for record in history:
-        _redo(broker, record, waiting)
+        try:
+            _redo(broker, record, waiting)
+        except KeyError as missing:
+            # Only after damage: the record that would have declared it is lost.
+            log.error("%s is about %s, which is not known: skipped", type(record).__name__, missing)
     shared: dict[int, Message] = {}
     for name, left in waiting.items():
         for record in left.values():
@@ -69,9 +75,9 @@ def _redo(broker: Broker, record: records.Record, waiting: _Waiting) -> None:
         case records.Unbound(exchange_name, name, key):
             broker.exchanges[exchange_name].unbind(broker.queues[name], key)
         case records.Stored(number, names):
+            broker.last_id = max(broker.last_id, number)
             for name in names:
                 waiting[name][number] = record
-            broker.last_id = max(broker.last_id, number)
         case records.Settled(number, name):
             waiting[name].pop(number, None)
         case records.LastId(number):
