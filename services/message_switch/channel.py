@@ -149,6 +149,8 @@ class Channel:
             persistent=parts.get(properties.DELIVERY_MODE) == properties.PERSISTENT,
             ttl_ms=self._ttl(parts) if properties.EXPIRATION in parts else None,
         )
+        if not self.switch.may_publish(self.user, exchange, key):
+            raise ChannelFault(Code.ACCESS_REFUSED, f"user '{self.user.name}' is no administrator")
         outcome = self.broker.publish(message, target)
         if mandatory and not outcome.routed:
             self._return(message)

@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 
 from message_switch.access.encryption import server_context
 from message_switch.access.users import Users, hashed
+from message_switch.admin import Administration
 from message_switch.config import SwitchSettings
 from message_switch.journal import Journal
 from message_switch.metrics import SwitchCollector, fsync_histogram
@@ -67,6 +68,7 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     switch = Switch(broker, users, limits)
     server = Server(switch, version=_version())
     restore(broker, journal.open())
+    Administration(broker)
     journal.on_synced = switch.on_synced
     journal.on_full = lambda full: broker.lack("disk", full)
     journal.snapshot = lambda: snapshot(broker)

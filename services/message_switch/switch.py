@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from message_switch.access.users import Users
+from message_switch.access.users import User, Users
 from message_switch.model.broker import Broker
+from xenops.interfaces.switch import SWITCH_QUEUE
 
 # Above this a connection gets no further deliveries until it has read what it was sent.
 HIGH_WATER = 1 << 18
@@ -41,6 +42,10 @@ class Switch:
     limits: Limits = field(default_factory=Limits)
     synced: int = 0
     waiting: dict[Waiting, None] = field(default_factory=dict)
+
+    def may_publish(self, user: User, exchange: str, routing_key: str) -> bool:
+        """Whether that user may publish there, as far as the switch's own queue is concerned: the one place that says so."""
+        return exchange != "" or routing_key != SWITCH_QUEUE or user.administrator
 
     def on_synced(self, up_to: int) -> None:
         """The ledger is safe up to this number: tell the publishers that wait for it."""

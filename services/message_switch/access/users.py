@@ -9,6 +9,7 @@ One user is always there: the switch's own, whose password is a file and who may
     configure = 'xenops\\.web\\..*'       # each pattern must cover the whole name; without one, nothing
     write = 'amq\\.default|xenops\\.events'
     read = 'xenops\\.web\\..*'
+    administrator = false                 # whether it may ask the switch how its queues are
 
 A client certificate logs in (EXTERNAL) the user that its common name says. Pure: the file is read by `main`.
 """
@@ -42,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     configure: str = "(?!)"
     write: str = "(?!)"
     read: str = "(?!)"
+    administrator: bool = False
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class User:
     configure: re.Pattern[str] = NOTHING
     write: re.Pattern[str] = NOTHING
     read: re.Pattern[str] = NOTHING
+    administrator: bool = False  # may look into everything
     _answers: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def may(self, act: str, what: str, name: str) -> None:
@@ -79,7 +82,7 @@ class Users:
     """All of them; `uid` is the system user whose processes are the switch's own user."""
 
     def __init__(self, name: str, password: str, *, uid: int | None = None) -> None:
-        self._own = User(name, ALL, ALL, ALL)
+        self._own = User(name, ALL, ALL, ALL, administrator=True)
         self._password = password.encode()
         self._uid = uid
         self._known: dict[str, User] = {name: self._own}
@@ -103,8 +106,11 @@ class Users:
         for name, user in self._known.items():
             if user is not self._own and name not in entries:
                 user.allow(NOTHING, NOTHING, NOTHING)
-        for name in entries:
-            self._known.setdefault(name, User(name)).allow(*patterns[name])
+                user.administrator = False
+        for name, entry in entries.items():
+            user = self._known.setdefault(name, User(name))
+            user.allow(*patterns[name])
+            user.administrator = entry.administrator
         self._entries = entries
         self._let_in.clear()
 

@@ -88,6 +88,7 @@ class Queue:
         self.held: dict[Entry, None] = {}
         self.consumers: deque[Consumer] = deque()
         self.used_at = upkeep.now
+        self.served = False  # somebody has been here to consume, since the switch started
         self.deleted = False
         self._upkeep = upkeep
         self._position = 0
@@ -190,6 +191,7 @@ class Queue:
     def add(self, consumer: Consumer) -> None:
         """A new consumer, last in the round."""
         consumer.queue = self
+        self.served = True
         self.consumers.append(consumer)
 
     def remove(self, consumer: Consumer) -> None:

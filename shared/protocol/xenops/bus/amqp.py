@@ -74,6 +74,11 @@ class AmqpBus:
         except TimeoutError:
             raise SwitchUnreachable(self.address, _explained(self._why)) from None
 
+    @property
+    def product(self) -> str:
+        """Which broker it is, in its own words; empty without a connection."""
+        return "" if self._link is None else str((self._link.server_properties or {}).get("product", ""))
+
     async def close(self) -> None:
         self._closed = True
         for part in list(self._parts):
