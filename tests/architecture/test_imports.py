@@ -10,7 +10,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("xenops", "xenopsd", "message_switch", "forkexecd", "vncproxy", "xenops_cli")
+PACKAGES = ("xenops", "xenopsd", "message_switch", "forkexecd", "vncproxy", "xenops_cli", "message_cli")
 
 # No I/O, no clock, no event loop: time comes in as `now: float`. A pattern covers everything below it.
 PURE = (

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands on both brokers: what they print and how they end is the same."""
+
+import json
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pika
+import pytest
+
+from .conftest import RUN_S, Place
+
+pytestmark = pytest.mark.timeout(300)
+PARAMS = '{"password": "hunter2", "id": "x"}'
+
+
+def name() -> str:
+    return f"t.{secrets.token_hex(4)}"
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """RabbitMQ's figures are some seconds old."""
+    end = time.monotonic() + RUN_S
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_service_is_called_listed_and_found_to_have_gone(cli: Any, serving: Any) -> None:
+    queue = name()
+    child = serving(queue, "--", "cat")
+    assert json.loads(cli("call", queue, "hello", '{"a": 1}').out)["params"] == {"a": 1}
+    until(lambda: json.loads(cli("list", queue, "--alive", "--json").out))
+    (row,) = json.loads(cli("diagnostics", queue, "--json").out)
+    assert (row["name"], row["verdict"], row["consumers"]) == (queue, "running", 1)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(RUN_S) == 130
+    assert until(lambda: "crashed" in cli("diagnostics", queue).out)
+    assert json.loads(cli("list", queue, "--alive", "--json").out) == []
+    assert cli("destroy", queue).code == 0
+    assert cli("destroy", queue).code == 3
+
+
+def test_a_request_to_nobody_waits_and_is_taken_away_by_hand(cli: Any, place: Place) -> None:
+    queue = name()
+    with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True)
+        for id in ("one", "two"):
+            channel.basic_publish("", queue, b"x", pika.BasicProperties(message_id=id))
+
+        def waiting() -> Any:
+            rows = json.loads(cli("diagnostics", queue, "--json").out)
+            return rows and rows[0]["ready"] == 2 and rows[0]
+
+        assert until(waiting)["verdict"] == "never started"
+        assert cli("ack", queue, "three").code == 3
+        assert cli("ack", queue, "two").code == 0
+        assert cli("ack", queue, "two").code == 3
+        assert cli("destroy", queue).code == 1
+        assert cli("destroy", queue, "--force").code == 0
+
+
+def test_dead_letters_are_shown_without_secrets_sent_again_and_dropped(cli: Any, place: Place) -> None:
+    queue = name()
+    with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
+        channel = connection.channel()
+        cli("list")  # declares the queue of dead letters
+        where = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "xenops.dead"}
+        channel.queue_declare(queue, durable=True, arguments=where)
+        body = f'{{"jsonrpc": "2.0", "id": 1, "method": "VM.add", "params": {PARAMS}}}'.encode()
+        ids = [name(), name()]
+        for id in ids:
+            properties = pika.BasicProperties(content_type="application/json", message_id=id)
+            channel.basic_publish("", queue, body, properties)
+            method, _, _ = until(lambda: (got := channel.basic_get(queue))[0] and got)
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        assert until(lambda: all(id in (out := cli("dlq", "list").out) and queue in out for id in ids))
+        shown = cli("dlq", "show", ids[0])
+        assert "hunter2" not in shown.out
+        assert json.loads(shown.out)[0]["body"]["params"]["id"] == "x"
+        assert cli("dlq", "requeue", ids[0]).code == 0
+        method, properties, again = until(lambda: (got := channel.basic_get(queue, auto_ack=True))[0] and got)
+        assert (again, properties.message_id) == (body, ids[0])
+        assert cli("dlq", "drop", ids[1]).code == 0
+        assert not {*ids} & {row["id"] for row in json.loads(cli("dlq", "list", "--json").out)}
+        assert cli("dlq", "show", ids[1]).code == 3
+        assert cli("dlq", "drop").code == 2
+        channel.queue_delete(queue)
+
+
+def test_bench_tells_rate_and_latency(cli: Any, serving: Any) -> None:
+    queue = name()
+    serving(queue, "--", "cat")
+    figures = json.loads(cli("bench", queue, "--seconds", "0.5", "--callers", "2", "--json").out)
+    assert figures["calls"] >= 2
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+
+
+def test_a_program_that_fails_is_a_fault_by_name(cli: Any, serving: Any) -> None:
+    queue = name()
+    serving(queue, "--", "false")
+    ran = cli("call", queue, "hello", "--json")
+    assert ran.code == 1
+    assert json.loads(ran.out)["fault"]["name"] == "ProgramFailed"
+
+
+def test_a_person_answers_up_to_a_single_dot(cli: Any, serving: Any) -> None:
+    queue = name()
+    child = serving(queue)
+    child.stdin.write("by hand\n.\n")
+    child.stdin.flush()
+    assert cli("call", queue, "hello").out == "by hand\n"
+    assert "hello" in child.stdout.readline()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is judged, hidden and parsed without a broker."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from message_cli import redact
+from message_cli.admin.rabbitmq import parse_queues, stat
+from message_cli.calling import measured
+from message_cli.diagnosis import Verdict, verdict
+from xenops.bus.port import JSON, MSGPACK, Message
+from xenops.errors import Fault
+from xenops.interfaces.switch import QueueStat
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(VALUES, st.sampled_from(redact.SECRET_WORDS), st.text(), st.text())
+def test_no_secret_field_is_ever_shown(beside: object, word: str, before: str, after: str) -> None:
+    shown = redact.redacted({"beside": beside, "deep": [{before + word.upper() + after: "sesame-4711"}]})
+    assert "sesame-4711" not in repr(shown)
+
+
+def test_passwords_of_urls_are_hidden() -> None:
+    assert redact.redacted(["see amqp://u:p4ss@h/%2F"]) == ["see amqp://u:(hidden)@h/%2F"]
+
+
+@given(st.binary(), st.sampled_from([JSON, MSGPACK, "text/plain", ""]))
+def test_any_bytes_can_be_looked_at(untrusted: bytes, kind: str) -> None:
+    message = Message(untrusted, content_type=kind)
+    assert isinstance(redact.method_of(message), str)
+    assert isinstance(redact.fault_of(message), str)
+    redact.body_of(message)
+
+
+@given(st.binary())
+def test_any_answer_of_the_management_api_is_rows_or_a_fault(untrusted: bytes) -> None:
+    try:
+        rows = parse_queues(untrusted)
+    except Fault:
+        return
+    assert [stat(row).name for row in rows] == [row.name for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        (QueueStat(name="q", ready=1), Verdict.NEVER_STARTED),
+        (QueueStat(name="q", ready=1, served=True), Verdict.CRASHED),
+        (QueueStat(name="q", consumers=1, served=True), Verdict.RUNNING),
+        (QueueStat(name="q", consumers=1, unacked=1, oldest_s=29.0), Verdict.RUNNING),
+        (QueueStat(name="q", consumers=1, unacked=1, oldest_s=31.0), Verdict.DEADLOCKED),
+        (QueueStat(name="q", consumers=1, ready=2, settled=5), Verdict.DEADLOCKED),
+    ],
+)
+def test_a_look_at_a_queue_is_judged(queue: QueueStat, expected: Verdict) -> None:
+    assert verdict(queue, queue, 30.0) is expected
+
+
+def test_without_ages_a_second_look_tells() -> None:
+    before = QueueStat(name="q", consumers=1, ready=2, settled=5)
+    after = QueueStat(name="q", consumers=1, ready=2, settled=6)
+    assert verdict(before, after, 30.0) is Verdict.RUNNING
+
+
+@given(st.lists(st.floats(0, 10), max_size=50))
+def test_the_median_is_no_higher_than_the_tail(taken: list[float]) -> None:
+    figures = measured(taken, 1.0, 0)
+    assert figures["p50_ms"] <= figures["p99_ms"]
