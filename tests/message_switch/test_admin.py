@@ -8,6 +8,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
+from message_switch.access.users import Users
 from message_switch.model.broker import Broker
 from message_switch.switch import Switch
 from xenops.bus.amqp import AmqpBus
@@ -70,7 +71,13 @@ def test_what_came_by_a_dead_letter_exchange_is_not_answered(
 
 
 def test_only_an_administrator_may_write_to_it() -> None:
-    switch = Switch(Broker(), "root", "secret")
-    assert switch.may_publish("root", "", SWITCH_QUEUE)
-    assert not switch.may_publish("somebody", "", SWITCH_QUEUE)
-    assert switch.may_publish("somebody", "", "xenops.h.simulator")
+    switch = Switch(Broker(), Users("root", "secret", uid=0))
+    switch.users.read(
+        "[somebody]\nuids = [1]\nwrite = '.*'\n[operator]\nuids = [2]\nwrite = '.*'\nadministrator = true\n"
+    )
+    root, somebody, operator = (switch.users.by_uid(uid) for uid in range(3))
+    assert root and somebody and operator
+    assert switch.may_publish(root, "", SWITCH_QUEUE)
+    assert switch.may_publish(operator, "", SWITCH_QUEUE)
+    assert not switch.may_publish(somebody, "", SWITCH_QUEUE)
+    assert switch.may_publish(somebody, "", "xenops.h.simulator")
