@@ -76,7 +76,9 @@ def test_only_an_administrator_may_write_to_it() -> None:
         "[somebody]\nuids = [1]\nwrite = '.*'\n[operator]\nuids = [2]\nwrite = '.*'\nadministrator = true\n"
     )
     root, somebody, operator = (switch.users.by_uid(uid) for uid in range(3))
-    assert root and somebody and operator
+    assert root is not None
+    assert somebody is not None
+    assert operator is not None
     assert switch.may_publish(root, "", SWITCH_QUEUE)
     assert switch.may_publish(operator, "", SWITCH_QUEUE)
     assert not switch.may_publish(somebody, "", SWITCH_QUEUE)
