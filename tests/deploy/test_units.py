@@ -15,7 +15,7 @@ from xenops.where import FILE, RUN_DIRECTORY
 TOP = Path(__file__).parents[2]
 UNITS = TOP / "deploy/systemd"
 SCRIPTS = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["scripts"]
-SERVICES = sorted(set(SCRIPTS) - {"xenops-cli"})
+SERVICES = sorted(set(SCRIPTS) - {"message-cli", "xenops-cli"})
 # systemd's exposure, in tenths. The programs that forkexecd runs inherit its restrictions, so it has few.
 EXPOSURE = {"forkexecd": 42, "message-switch": 14, "vncproxy": 15, "xenopsd": 15}
 
