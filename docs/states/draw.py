@@ -15,6 +15,7 @@ from tests.xenopsd.steps.samples import Sample, samples
 from xenops.types.disk import Local
 from xenops.types.vm import Action, Hvm, PowerState, Vm
 from xenopsd.engine.plan import cancellable
+from xenopsd.migration.handshake import DESTINATION, MAY_RUN, SOURCE, Destination, Source
 from xenopsd.operations.check import ANSWERS
 from xenopsd.operations.life import MOVES
 
@@ -27,6 +28,7 @@ def pages() -> dict[str, str]:
         "docs/states/machine.md": machine(),
         "docs/states/connection.md": connection(),
         "docs/states/cancel.md": cancel(),
+        "docs/states/migration.md": migration(),
     }
 
 
@@ -118,6 +120,38 @@ def cancel() -> str:
     )
 
 
+def migration() -> str:
+    """Whose a machine is while it migrates."""
+    ends = [("The source", SOURCE, Source.KEPT), ("The destination", DESTINATION, Destination.NONE)]
+    drawn: list[str] = []
+    for title, table, first in ends:
+        arrows: dict[tuple[str, str], list[str]] = {}
+        for (state, what), turn in table.items():
+            if turn.then is not state:
+                arrows.setdefault((state.name, turn.then.name), []).append(what.value)
+        lines = [f"    {a} --> {b}: {', '.join(sorted(set(words)))}" for (a, b), words in arrows.items()]
+        drawn += [f"## {title}", "", *_mermaid([f"    [*] --> {first.name}", *lines]), ""]
+        drawn += ["| State | What happens | Then | It says |", "|---|---|---|---|"]
+        drawn += [
+            f"| {state.name} | {what.value} | {turn.then.name} | {', '.join(it.value for it in turn.sends) or '-'} |"
+            for (state, what), turn in table.items()
+        ]
+        drawn.append("")
+    return "\n".join(
+        (
+            _MADE + "# A machine on its way from one host to another",
+            "",
+            "The tables are [`services/xenopsd/migration/handshake.py`](../../services/xenopsd/migration/handshake.py); why they",
+            "are so is [a decision of its own](../decisions/0011-migration.md). The guest may run at the source in "
+            + f"{_names(Source)}, at the destination in {_names(Destination)}.",
+            "What a state does not name changes nothing in it. A state that a restart leads back to is durable before anything",
+            "is said. `reclaim` is an operator's word that the destination is dead.",
+            "",
+            *drawn,
+        )
+    )
+
+
 def _bound(sample: Sample) -> str:
     steps, why = cancellable(sample.plan)
     until = f"until {why}" if why else "to its end"
@@ -126,6 +160,10 @@ def _bound(sample: Sample) -> str:
         return f"| `{name}` | | never: {why} |"
     patience_s = max(step.patience_s for step in steps)
     return f"| `{name}` | {f'{patience_s:g} s' if patience_s else 'at once'} | {until} |"
+
+
+def _names(states: type[Source] | type[Destination]) -> str:
+    return ", ".join(state.name for state in states if state in MAY_RUN)
 
 
 def _mermaid(lines: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from xenops.bus.port import Bus, Message
-from xenops.errors import DoesNotExist, Fault
+from xenops.errors import DoesNotExist, Fault, Migrated
 from xenops.events import Change, Event, Kind, encode, topic
 from xenops.types.update import Update
 from xenops.types.update import Updates as Answer
@@ -73,7 +73,7 @@ class Announcements:
     async def _publish_one(self, bus: Bus, update: Update, token: str, describe: Describe) -> None:
         try:
             facts = {} if update.change is Change.REMOVED else await describe(update.kind, update.id)
-        except DoesNotExist:
+        except (DoesNotExist, Migrated):
             return  # it has gone since; its removal is announced next
         except Fault as fault:  # who hears that it changed can ask for the rest
             log.warning("what %s %s is now is not known: %s", update.kind.value, update.id, fault)

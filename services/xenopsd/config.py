@@ -10,6 +10,7 @@ from msgspec import Meta
 from xenops.service.bus import BusSettings
 from xenops.service.hypervisor import default_backend
 from xenopsd.atoms.context import Limits
+from xenopsd.migration.door import Streams
 from xenopsd.resources import RESOURCES
 
 PROGRAM = "xenopsd"
@@ -63,6 +64,27 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="seconds that running operations have when we are told to stop, and then to go back"),
     ] = 10.0
+    migration_address: Annotated[
+        str, Meta(description="address to listen on for machines that come; the one that other hosts reach us by")
+    ] = "127.0.0.1"
+    migration_port: Annotated[int, Meta(ge=0, le=65535, description="port for that; 0: any that is free")] = 0
+    migration_advertise: Annotated[
+        str,
+        Meta(description="what sources connect to, where it is not migration-address; with TLS our certificate's name"),
+    ] = ""
+    migration_certificate: Annotated[
+        str, Meta(description="file with our certificate, for TLS between hosts; unset: memory travels in the clear")
+    ] = ""
+    migration_key: Annotated[str, Meta(description="file with its key; unset: it is in the same file")] = ""
+    migration_authority: Annotated[
+        str, Meta(description="file with the authority that other hosts must be certified by")
+    ] = ""
+    migration_stall_timeout: Annotated[
+        float, Meta(gt=0, description="seconds for which a memory stream may stand still before it is given up")
+    ] = 30.0
+    migration_patience: Annotated[
+        float, Meta(gt=0, description="seconds for which the other host of a migration may be silent")
+    ] = 60.0
     search_path: Annotated[list[str], Meta(description="further folders to look for helper programs in")] = []
     simulator_memory_mib: Annotated[int, Meta(ge=1, description="memory of the simulated host")] = 1 << 20
     simulator_cpus: Annotated[int, Meta(ge=1, description="processors of the simulated host")] = 8
@@ -93,6 +115,18 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
         bool,
         Meta(description="PV guests get PCI devices even where no IOMMU keeps those from all of the host's memory"),
     ] = False
+
+    def streams(self) -> Streams:
+        """How memory travels between hosts."""
+        return Streams(
+            address=self.migration_address,
+            port=self.migration_port,
+            advertise=self.migration_advertise,
+            certificate=self.migration_certificate,
+            key=self.migration_key,
+            authority=self.migration_authority,
+            stall_s=self.migration_stall_timeout,
+        )
 
     def limits(self) -> Limits:
         """The settings that steps look at."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted
+from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted, Migrated
 from xenops.events import Change, Kind
 from xenops.rpc import calling, outcome
 from xenops.types.process import Ended, Program
@@ -26,6 +26,7 @@ from xenopsd.engine.perform import perform
 from xenopsd.engine.plan import NOTHING
 from xenopsd.engine.tasks import Task, Tasks, failed
 from xenopsd.engine.workers import Job, Workers
+from xenopsd.migration.station import Station
 from xenopsd.operations import catalog
 from xenopsd.operations import check as checking
 from xenopsd.operations.operation import Operation
@@ -37,6 +38,8 @@ from xenopsd.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 CHECK = "VM.check_state"
+Announce = Callable[[Kind, str, Change], None]
+_STOPS = ("VM.shutdown", "VM.destroy")  # for which a migration gives way
 
 
 class Control:
@@ -52,6 +55,7 @@ class Control:
         tasks: Tasks,
         workers: Workers,
         announce: Announcements,
+        migration: Station,
         limits: Limits,
         run_program: Callable[[Program], Awaitable[Ended]],
         observe: Callable[[str, float], None],
@@ -63,9 +67,11 @@ class Control:
             workers,
             announce,
         )
+        self.migration = migration
         self._journal, self._outcomes = journal, outcomes
         self._limits, self._run_program, self._observe = limits, run_program, observe
         self._rebooting: set[str] = set()
+        self._migrating: dict[str, Task] = {}
         self._by_message: dict[str, str] = {}  # as long as the task is remembered; its outcome is for longer
 
     async def begin(self, operation: Operation) -> str:
@@ -74,11 +80,15 @@ class Control:
         Raises `DoesNotExist`, `Busy`, and, when nothing is queued before it, `BadPowerState`.
         """
         machine = self.machines.find(operation.vm)
+        self._refuse_if_barred(machine.id)
         envelope = calling.get()
         if envelope.message_id and (known := self._by_message.get(envelope.message_id)):
             return known
         if operation.needs and self.workers.is_idle(machine.id):
             await self._verify(operation, machine)
+        if operation.name in _STOPS and (migrating := self._migrating.get(machine.id)) is not None:
+            log.info("VM %s is to stop: its migration gives way, if it still can", machine.id)
+            await self.workers.cancel(migrating)
         task = self.tasks.new(operation.name, vm=machine.id, dbg=envelope.debug_info)
         self._note_message(task, envelope.message_id)
         await self.workers.submit(self._job(operation, task, envelope.message_id, envelope.deadline))
@@ -183,25 +193,36 @@ class Control:
         async def run(task: Task) -> None:
             if deadline is not None and time.time() * 1000 > deadline:
                 raise DeadlineExceeded(deadline)
-            await self._carry_out(operation, task)
+            try:
+                if operation.name == "VM.migrate":
+                    self._migrating[operation.vm] = task
+                await self._carry_out(operation, task)
+            finally:
+                self._migrating.pop(operation.vm, None)
 
         task.stepped = self._journal.step  # so that after a crash it can be said where it was
         return Job(operation.vm, task, run, payload=catalog.encode(operation), message_id=message_id)
 
     async def _carry_out(self, operation: Operation, task: Task) -> None:
         machine = self.machines.find(operation.vm)
+        self._refuse_if_barred(machine.id)
         await self._verify(operation, machine)
         if operation.reboots:
             self._rebooting.add(machine.id)
         try:
-            await perform(operation.plan(machine), self._context(task))
+            await perform(operation.plan(machine), self.context(task))
         except Exception:
             self._rebooting.discard(machine.id)
             await self._look_after(machine.id)
             raise
         finally:
             self._rebooting.discard(machine.id)
-            self.announce(Kind.VM, machine.id)
+            if machine.id in self.machines:
+                self.announce(Kind.VM, machine.id)
+
+    def _refuse_if_barred(self, vm: str) -> None:
+        if vm in self.machines.barred:
+            raise self.machines.barred[vm]()
 
     async def _verify(self, operation: Operation, machine: Machine) -> None:
         if operation.needs:
@@ -222,7 +243,7 @@ class Control:
     async def _check(self, vm: str, task: Task) -> None:
         try:
             machine = self.machines.find(vm)
-        except DoesNotExist:
+        except (DoesNotExist, Migrated):
             return
         facts = await self._facts(machine)
         plan = checking.plan(machine, facts)
@@ -232,10 +253,11 @@ class Control:
         if checking.restarts(machine, facts):
             self._rebooting.add(vm)
         try:
-            await perform(plan, self._context(task))
+            await perform(plan, self.context(task))
         finally:
             self._rebooting.discard(vm)
-            self.announce(Kind.VM, vm)
+            if vm in self.machines:
+                self.announce(Kind.VM, vm)
 
     async def _facts(self, machine: Machine) -> checking.Facts:
         state = (await self.backend.vm.states([machine.vm]))[0]
@@ -248,6 +270,7 @@ class Control:
             loop_delay_s=self._limits.reboot_loop_delay_s,
             device_actions=await self._device_actions(machine) if live else {},
             plugged=await self._plugged(machine) if live else {},
+            given=self.migration.given(machine.id) is not None,
             remains=not live and await self.backend.vm.remains(machine.vm),
         )
 
@@ -270,13 +293,15 @@ class Control:
         drives = {(Kind.VBD, it.id.dev): (await vbd.state(vm, it)).plugged for it in machine.of(Kind.VBD)}
         return drives | {(Kind.VIF, it.id.dev): (await vif.state(vm, it)).plugged for it in machine.of(Kind.VIF)}
 
-    def _context(self, task: Task) -> Context:
+    def context(self, task: Task, announce: Announce | None = None) -> Context:
+        """What the steps of a task are given; with another way to `announce`, where nobody may know yet."""
         return Context(
             task=task,
             backend=self.backend,
             machines=self.machines,
             limits=self._limits,
-            announce=self.announce,
+            migration=self.migration,
+            announce=announce or self.announce,
             run_program=self._run_program,
             observe=self._observe,
         )

@@ -37,6 +37,7 @@ from xenopsd.announcements import Announcements
 from xenopsd.api.debug import DebugApi
 from xenopsd.api.general import GeneralApi
 from xenopsd.api.host import HostApi
+from xenopsd.api.migration import MigrationApi
 from xenopsd.api.pci import PciApi
 from xenopsd.api.task import TaskApi
 from xenopsd.api.updates import UpdatesApi
@@ -53,16 +54,20 @@ from xenopsd.engine.tasks import Task, Tasks
 from xenopsd.engine.workers import Workers
 from xenopsd.forkexec import Forkexec
 from xenopsd.metrics import Metrics
+from xenopsd.migration.arrivals import Arrivals
+from xenopsd.migration.station import Station
 from xenopsd.resources import RESOURCES, Missing, complain, scan, search_path
 from xenopsd.store.database import Database
 from xenopsd.store.journal import Journal, Outcomes
 from xenopsd.store.machines import Machines
+from xenopsd.store.migrations import Crossings
 from xenopsd.updates import Updates
 
 log = logging.getLogger(PROGRAM)
 
 FEATURES = ["json-rpc", "deadline", "idempotency", "events", "barriers", "checkpoint"]
 _HOUSEKEEPING_S = 60.0
+_GIVEN_S = 2.0
 _AGAIN_S = 1.0
 # The event loop and the store's writer share one interpreter: hand it over sooner than the default of 5 ms.
 _SWITCH_INTERVAL_S = 0.0005
@@ -93,6 +98,9 @@ class Daemon:
         self._forkexec = Forkexec(settings.host)
         self._seen: dict[str, PowerState] = {}
         self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
+        self._station = Station(
+            queue, Crossings(self.database), settings.streams(), patience_s=settings.migration_patience
+        )
         self.control = Control(
             backend=load_backend(settings, self._forkexec.run),
             machines=Machines(self.database),
@@ -101,14 +109,18 @@ class Daemon:
             tasks=self.tasks,
             workers=self.workers,
             announce=self.announce,
+            migration=self._station,
             limits=settings.limits(),
             run_program=self._forkexec.run,
             observe=self.metrics.observe,
         )
+        self._station.attach(self.control.machines)
+        self._arrivals = Arrivals(self.control)
 
     def use(self, bus: Bus) -> None:
         """This is the bus from now on."""
         self._forkexec.use(bus)
+        self._station.peers.use(bus)
 
     async def begin(self) -> None:
         """Open the world, make good what an earlier life left, and look at every machine."""
@@ -121,6 +133,7 @@ class Daemon:
         machines = list(self.control.machines)
         states = await self.control.states(machines)
         self._seen = {machine.id: state.power_state for machine, state in zip(machines, states, strict=True)}
+        await self._arrivals.recover()
         await self.control.recover(list(self.journal.entries()))
         log.info("%d machines registered; state in %s", len(self.control.machines), self.settings.state_dir)
 
@@ -138,6 +151,7 @@ class Daemon:
             (xenops.VUSB, VusbApi(devices)),
             (xenops.VGPU, VgpuApi(devices)),
             (xenops.UPDATES, UpdatesApi(control)),
+            (xenops.Migration, MigrationApi(control, self._arrivals)),
             (xenops.DEBUG, DebugApi(control, stop)),
         ]
         return Dispatcher(implementations, outcomes=self.outcomes, observe=request_metrics(PROGRAM, self._registry))
@@ -155,7 +169,15 @@ class Daemon:
             for task in self.tasks.expire(older_than_s=self.settings.task_expiry):
                 self.journal.forget(task)
             self.outcomes.expire()
+            self._station.crossings.expire(older_than_s=self.settings.outcome_expiry)
             await asyncio.sleep(_HOUSEKEEPING_S)
+
+    async def look_after_given(self) -> None:
+        """Tell destinations that do not answer again and again what belongs to them, until cancelled."""
+        while True:
+            for vm in self._station.crossings.given():
+                self.control.check(vm)
+            await asyncio.sleep(_GIVEN_S)
 
     def diagnose(self) -> dict[str, Any]:
         """For `get_diagnostics`."""
@@ -185,6 +207,7 @@ class Daemon:
     async def end(self) -> None:
         """Finish what runs, then close everything; machines run on. Idempotent."""
         await self.workers.stop(self.settings.stop_timeout)
+        await self._arrivals.stop()
         await self.control.backend.stop()
         self.database.close()
 
@@ -261,6 +284,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         background = [
             asyncio.create_task(kept_up("publishing", lambda: daemon.announce.publish(bus, daemon.describe_event))),
             asyncio.create_task(kept_up("housekeeping", daemon.housekeeping)),
+            asyncio.create_task(kept_up("migrations", daemon.look_after_given)),
         ]
         at_end.push_async_callback(_cancel, background)
         await alone(bus, daemon.info, limit=settings.request_limit)

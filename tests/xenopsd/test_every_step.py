@@ -23,10 +23,9 @@ from xenopsd.main import Daemon
 from xenopsd.operations import devices, settings
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
-from xenopsd.operations.resume import Resume
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
-from xenopsd.operations.suspend import Checkpoint, Suspend
+from xenopsd.operations.suspend import Checkpoint, Resume, Suspend
 
 VM_ID = "vm-1"
 HALTED, RUNNING, PAUSED, SUSPENDED = PowerState.HALTED, PowerState.RUNNING, PowerState.PAUSED, PowerState.SUSPENDED

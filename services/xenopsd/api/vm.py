@@ -7,21 +7,24 @@ from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, DeviceIsConnected, IoError
+from xenops.errors import BadPowerState, BadRequest, DeviceIsConnected, IoError
 from xenops.events import Change, Kind
 from xenops.interfaces.xenops import VM
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
-from xenops.types.vm import Added, PowerState, Vm, VmStat
+from xenops.types.record import UNSET
+from xenops.types.vm import Added, PowerState, Vm, VmStat, VmState
 from xenopsd.control import Control
 from xenopsd.devices import Devices
 from xenopsd.imports import read_metadata, refuse_contradictions
+from xenopsd.migration.resolution import resolve
 from xenopsd.operations import settings, steps
+from xenopsd.operations.migrate import Migrate
 from xenopsd.operations.reboot import Reboot
-from xenopsd.operations.resume import Resume
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
-from xenopsd.operations.suspend import Checkpoint, FastResume, Suspend
+from xenopsd.operations.suspend import Checkpoint, FastResume, Resume, Suspend
+from xenopsd.store.machine import Machine
 
 
 class VmApi(VM):
@@ -78,12 +81,16 @@ class VmApi(VM):
 
     async def stat(self, id: str) -> VmStat:
         machine = self._machines.find(id)
-        return VmStat(vm=machine.vm, state=(await self._control.states([machine]))[0])
+        return self._stat(machine, (await self._control.states([machine]))[0])
 
     async def list(self) -> list[VmStat]:
         machines = list(self._machines)
         states = await self._control.states(machines)
-        return [VmStat(vm=machine.vm, state=state) for machine, state in zip(machines, states, strict=True)]
+        return [self._stat(machine, state) for machine, state in zip(machines, states, strict=True)]
+
+    def _stat(self, machine: Machine, state: VmState) -> VmStat:
+        given = self._control.migration.given(machine.id)
+        return VmStat(vm=machine.vm, state=state, given_to=UNSET if given is None else given.peer)
 
     async def create(self, id: str) -> str:
         return await self._begin(steps.Create(vm=id))
@@ -120,6 +127,14 @@ class VmApi(VM):
 
     async def checkpoint(self, id: str, disk: Disk) -> str:
         return await self._begin(Checkpoint(vm=id, disk=disk))
+
+    async def migrate(self, id: str, destination: str, compress: bool = False) -> str:
+        if destination == self._control.migration.queue:
+            raise BadRequest("params.destination", "is this xenopsd itself; name the queue of another")
+        return await self._begin(Migrate(vm=id, destination=destination, compress=compress))
+
+    async def migrate_resolve(self, id: str, keep: bool) -> None:
+        await resolve(self._control, id, keep=keep)
 
     async def fast_resume(self, id: str) -> str:
         return await self._begin(FastResume(vm=id))

@@ -9,6 +9,7 @@ from xenops.events import Change, Kind
 from xenops.types.process import Ended, Program
 from xenopsd.backends.port import Backend
 from xenopsd.engine.tasks import Task
+from xenopsd.migration.station import Station
 from xenopsd.store.machines import Machines
 
 
@@ -30,6 +31,7 @@ class Context:
     task: Task
     backend: Backend
     machines: Machines
+    migration: Station
     limits: Limits
     announce: Callable[[Kind, str, Change], None]  # something changed
     run_program: Callable[[Program], Awaitable[Ended]]  # through forkexecd

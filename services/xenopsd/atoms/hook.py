@@ -28,6 +28,8 @@ class Hook(Enum):
     PRE_SUSPEND = "vm-pre-suspend"
     PRE_RESUME = "vm-pre-resume"
     POST_RESUME = "vm-post-resume"
+    PRE_MIGRATE = "vm-pre-migrate"
+    POST_MIGRATE = "vm-post-migrate"
 
 
 class Reason(Enum):
@@ -39,6 +41,8 @@ class Reason(Enum):
     CLEAN_REBOOT = "clean-reboot"
     HARD_REBOOT = "hard-reboot"
     SUSPEND = "suspend"
+    SOURCE = "source"
+    DESTINATION = "destination"
 
 
 @dataclass(frozen=True)

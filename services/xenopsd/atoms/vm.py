@@ -13,6 +13,7 @@ from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
 from xenops.types.vm import PowerState, Vm
 from xenopsd.atoms.context import Context
+from xenopsd.atoms.progress import share_of
 from xenopsd.backends.port import DomainAction, ShutdownReason
 from xenopsd.engine.plan import Atom
 
@@ -177,7 +178,7 @@ class Save(Atom):
             cx.task.checkpoint()
             cx.task.pass_pivot()
 
-        await cx.backend.vm.save(self.vm, self.disk, _share_of(cx, self.weight), before_suspend)
+        await cx.backend.vm.save(self.vm, self.disk, share_of(cx, self.weight), before_suspend)
         cx.changed(Kind.VM, self.vm.id)
 
 
@@ -192,7 +193,7 @@ class Restore(Atom):
     disk: Disk
 
     async def do(self, cx: Context) -> None:
-        await cx.backend.vm.restore(self.machine, self.disk, _share_of(cx, self.weight))
+        await cx.backend.vm.restore(self.machine, self.disk, share_of(cx, self.weight))
 
 
 @dataclass(frozen=True)
@@ -332,19 +333,3 @@ class RunScript(Atom):
 
     async def do(self, cx: Context) -> None:
         cx.task.result = await cx.backend.vm.run_script(self.vm, self.script)
-
-
-def _share_of(cx: Context, weight: float) -> "_Progress":
-    return _Progress(cx, weight)
-
-
-class _Progress:
-    """Turns a backend's 0..1 into steps of the task's own progress, a twentieth at a time."""
-
-    def __init__(self, cx: Context, weight: float) -> None:
-        self._cx, self._weight, self._told = cx, weight, 0.0
-
-    def __call__(self, done: float) -> None:
-        if done - self._told >= 0.05 and done < 1.0:
-            self._cx.task.advance(self._weight * (done - self._told))
-            self._told = done

@@ -46,6 +46,20 @@ class Surroundings:
     run_program: RunProgram
 
 
+class Outlet(Protocol):
+    """Where a machine's memory goes."""
+
+    async def send(self, data: bytes) -> None:
+        """Send some of it. Raises `MigrationFailed`, also when it does not get through in time."""
+
+
+class Inlet(Protocol):
+    """Where it comes from."""
+
+    async def receive(self) -> bytes | None:
+        """Some of it; None at its end, which is as whole as it was sent. Raises `MigrationFailed`."""
+
+
 class DomainAction(Enum):
     """What a domain needs done to it, because its guest or the host asked."""
 
@@ -164,6 +178,18 @@ class VmBackend(Protocol):
 
     async def resume(self, vm: Vm) -> None:
         """Wake a domain that has shut down for suspend and is still in place."""
+
+    async def migrate_send(
+        self, vm: Vm, outlet: Outlet, progress: Progress, before_suspend: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Send the running guest's memory, round by round, then suspend it and send the rest; how many rounds it took.
+
+        `before_suspend` is awaited just before the guest is asked to. All or nothing, as `save`: afterwards the domain is shut down for
+        suspend with its memory in place and nothing of its drives on the way, or a fault was raised and the guest runs on.
+        """
+
+    async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
+        """Build the created domain's memory from what `migrate_send` sent. Raises as `restore`, and what `inlet` raises."""
 
     async def s3suspend(self, vm: Vm) -> None:
         """ACPI sleep."""

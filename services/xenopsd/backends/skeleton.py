@@ -29,6 +29,8 @@ from xenopsd.backends.port import (
     DeviceAction,
     DomainAction,
     HostBackend,
+    Inlet,
+    Outlet,
     PciBackend,
     Progress,
     ShutdownReason,
@@ -124,6 +126,14 @@ class SkeletonVm:
 
     async def resume(self, vm: Vm) -> None:
         raise Unimplemented("vm.resume")
+
+    async def migrate_send(
+        self, vm: Vm, outlet: Outlet, progress: Progress, before_suspend: Callable[[], Awaitable[None]]
+    ) -> int:
+        raise Unimplemented("vm.migrate_send")
+
+    async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
+        raise Unimplemented("vm.migrate_receive")
 
     async def s3suspend(self, vm: Vm) -> None:
         raise Unimplemented("vm.s3suspend")

@@ -134,15 +134,17 @@ class End(Generic[S]):
     """One end of one migration, as far as it has come."""
 
     def __init__(self, table: Table[S], state: S) -> None:
-        self._table, self.state = table, state
+        self._table: Table[S] = table
+        self.state: S = state
 
     def would(self, what: Message | Event) -> Turn[S] | None:
         """What is to follow, for who must write it down first; None when that changes nothing here."""
-        return self._table.get((self.state, what))
+        turn: Turn[S] | None = self._table.get((self.state, what))
+        return turn
 
     def on(self, what: Message | Event) -> Turn[S] | None:
         """That has happened; None when it changes nothing here."""
-        turn = self._table.get((self.state, what))
+        turn = self.would(what)
         if turn is not None:
             self.state = turn.then
         return turn

@@ -5,9 +5,9 @@ import msgspec
 
 from xenops.errors import BadRequest
 from xenopsd.operations.devices import Eject, Insert, Plug, Unplug
+from xenopsd.operations.migrate import Migrate
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
-from xenopsd.operations.resume import Resume
 from xenopsd.operations.settings import (
     Move,
     SetCarrier,
@@ -35,9 +35,9 @@ from xenopsd.operations.steps import (
     S3Suspend,
     Unpause,
 )
-from xenopsd.operations.suspend import Checkpoint, FastResume, Suspend
+from xenopsd.operations.suspend import Checkpoint, FastResume, Resume, Suspend
 
-_Life = Start | Shutdown | Reboot | Suspend | Resume | Checkpoint | FastResume | Destroy
+_Life = Start | Shutdown | Reboot | Suspend | Resume | Checkpoint | FastResume | Destroy | Migrate
 _Steps = Create | Build | CreateDeviceModel | Pause | Unpause | S3Suspend | S3Resume | Delay | RunScript
 _Settings = SetVcpus | SetShadowMultiplier | SetMemoryDynamicRange | SetXsdata
 _VifSettings = (

@@ -4,6 +4,7 @@
 Asked after every failure and cancellation, when a guest or the host does something by itself, and for every machine
 at start-up. The facts come in; the plan goes out.
 
+    given to another host   -> tell it, and leave    whatever its domain needs
     no domain               -> clear up what is left of it
     domain needs DISCARD    -> stop               half built or half taken away
                  POWEROFF   -> on_shutdown
@@ -24,6 +25,7 @@ from xenopsd.atoms.hook import Reason
 from xenopsd.atoms.kind import KINDS, deactivate_all
 from xenopsd.backends.port import DeviceAction, DomainAction
 from xenopsd.engine.plan import NOTHING, BestEffort, Plan, serial
+from xenopsd.operations.migrate import finish
 from xenopsd.operations.reboot import reboot
 from xenopsd.operations.shutdown import dismantle, power_off
 from xenopsd.store.machine import Machine
@@ -49,10 +51,13 @@ class Facts:
     device_actions: dict[tuple[Kind, str], DeviceAction] = field(default_factory=dict)
     plugged: dict[tuple[Kind, str], bool] = field(default_factory=dict)  # drives and interfaces of a live domain
     remains: bool = False  # of a domain that is gone
+    given: bool = False  # to a destination that has not confirmed it
 
 
 def plan(machine: Machine, facts: Facts) -> Plan:
     """From what is to what may be."""
+    if facts.given:
+        return finish(machine)
     if not facts.state.domids:
         return _clear_up(machine, facts)
     if facts.action is DomainAction.SUSPEND:

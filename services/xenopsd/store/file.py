@@ -31,8 +31,15 @@ _TABLES = {  # the key first: as many columns as the second says
         1,
     ),
     "outcomes": ("message_id TEXT PRIMARY KEY, at INTEGER NOT NULL, reply BLOB NOT NULL", 1),
+    "migrations": ("id TEXT PRIMARY KEY, at INTEGER NOT NULL, body BLOB NOT NULL", 1),
 }
-_SEALED = {"machines": ("body",), "devices": ("body",), "tasks": ("payload", "record"), "outcomes": ("reply",)}
+_SEALED = {
+    "machines": ("body",),
+    "devices": ("body",),
+    "tasks": ("payload", "record"),
+    "outcomes": ("reply",),
+    "migrations": ("body",),
+}
 
 
 def open_store(path: Path) -> tuple[sqlite3.Connection, bool]:
@@ -88,11 +95,12 @@ def _make_current(connection: sqlite3.Connection, path: Path) -> None:
 
 def _create(connection: sqlite3.Connection) -> None:
     for table, (columns, _) in _TABLES.items():
-        connection.execute(f"CREATE TABLE {table} ({columns}) STRICT, WITHOUT ROWID")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) STRICT, WITHOUT ROWID")
 
 
 def _seal_all(connection: sqlite3.Connection) -> None:
-    """From schema 1, which had no seals."""
+    """From schema 1, which had no seals and no migrations."""
+    _create(connection)
     for table, (_, keys) in _TABLES.items():
         cursor = connection.execute(f"SELECT * FROM {table}")
         names = [column[0] for column in cursor.description]

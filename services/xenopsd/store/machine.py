@@ -74,6 +74,21 @@ class Machine:
         """It has this device no more."""
         self.devices.get(kind, {}).pop(dev, None)
 
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Machine":
+        """A machine as it has travelled; nothing of it is plugged."""
+        machine = cls(metadata.vm, 0)
+        for kind, records in (
+            (Kind.VBD, metadata.vbds),
+            (Kind.VIF, metadata.vifs),
+            (Kind.PCI, metadata.pcis),
+            (Kind.VGPU, metadata.vgpus),
+            (Kind.VUSB, metadata.vusbs),
+        ):
+            for record in records:
+                machine.put_device(kind, record)
+        return machine
+
     def metadata(self) -> Metadata:
         """The machine as it travels, without the backend's own state."""
         return Metadata(

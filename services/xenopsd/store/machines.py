@@ -7,13 +7,13 @@ such as a plugged device, is noted: visible at once, durable after `commit`, and
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from xenops.errors import DoesNotExist, RecordDamaged
+from xenops.errors import DoesNotExist, Fault, RecordDamaged
 from xenops.events import Kind
 from xenops.types.vm import Vm
 from xenopsd.store.database import Database
@@ -35,6 +35,9 @@ class Machines:
         self._machines: dict[str, Machine] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # as long as anybody waits
         self._damaged: dict[str, tuple[str, str, str] | None] = {}  # by id, the place of a device
+        self.barred: dict[str, Callable[[], Fault]] = {}  # nobody may change these machines now, and why
+        self.absent: Callable[[str], Fault] = lambda id: DoesNotExist("VM", id)
+        self._arriving: dict[str, Machine] = {}  # not ours yet
         self._seq = 0
         for id, seq, body in database.rows("SELECT id, seq, body FROM machines ORDER BY seq"):
             try:
@@ -71,15 +74,27 @@ class Machines:
         """The machine of that id; raises `DoesNotExist`, `RecordDamaged` where the disk has lost it."""
         found = self._machines.get(id)
         if found is None:
-            raise RecordDamaged("VM", id) if id in self._damaged else DoesNotExist("VM", id)
+            raise RecordDamaged("VM", id) if id in self._damaged else self.absent(id)
         if self._damaged:
             self._damaged.pop(id, None)  # it was registered again
         return found
+
+    def expect(self, machine: Machine, why_barred: Callable[[], Fault]) -> None:
+        """A machine is on its way to us: its devices are plugged, but nobody knows of it yet, and no other may take its id."""
+        self._arriving[machine.id] = machine
+        self.barred[machine.id] = why_barred
+
+    def arrived(self, id: str) -> None:
+        """It is registered, or does not come."""
+        self._arriving.pop(id, None)
+        self.barred.pop(id, None)
 
     @asynccontextmanager
     async def changing(self, id: str) -> AsyncIterator[Revision]:
         """Change the record of a machine, or of its devices, while nobody else does; so once it is committed."""
         async with self._turn(id):
+            if id in self.barred:
+                raise self.barred[id]()
             yield Revision(self._database, self._machines, id, self._next_seq)
 
     async def note(self, kind: Kind, record: AnyDevice) -> None:
@@ -89,8 +104,17 @@ class Machines:
             body = seal(msgspec.msgpack.encode(record), *device_key(record.id.vm, kind, record.id.dev))
             self._database.write(_NOTE_DEVICE, body, record.id.vm, kind.value, record.id.dev)
 
+    @asynccontextmanager
+    async def barring(self, id: str) -> AsyncIterator[Revision]:
+        """The same for who has barred the machine."""
+        async with self._turn(id):
+            yield Revision(self._database, self._machines, id, self._next_seq)
+
     def set_active(self, kind: Kind, vm: str, dev: str, active: bool) -> None:
         """Note whether a device is meant to be plugged."""
+        if vm in self._arriving:
+            self._arriving[vm].device(kind, dev).active = active
+            return
         device = self.find(vm).device(kind, dev)
         if device.active != active:
             device.active = active

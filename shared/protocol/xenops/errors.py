@@ -5,7 +5,7 @@
       RequestFault        the request itself is at fault; nothing was done
         BadRequest  UnknownMethod  DeadlineExceeded  Busy
       StateFault          asked at the wrong time or of the wrong thing; nothing was changed
-        AlreadyExists  DoesNotExist  BadPowerState  DomainNotBuilt  InvalidVcpus  Unimplemented
+        AlreadyExists  DoesNotExist  Migrated  BadPowerState  DomainNotBuilt  InvalidVcpus  Unimplemented
         DeviceIsConnected  DeviceNotConnected  MediaNotEjectable  MediaPresent  MediaNotPresent
       GuestFault          the guest did not play along
         FailedToAcknowledgeShutdownRequest  FailedToAcknowledgeSuspendRequest  FailedToShutdown  FailedToSuspend
@@ -13,7 +13,7 @@
       HostFault           the host, or something configured on it, did not play along
         NoBootableDevice  BootloaderError  CannotFreeThisMuchMemory  NotEnoughMemory  IoError
         HypercallFailed  HookFailed  ProgramFailed  StepTimedOut  StorageBackendError  PcibackNotLoaded
-        FailedToStartEmulator  RecordDamaged
+        FailedToStartEmulator  RecordDamaged  MigrationFailed
       TaskFault           the work was ended before its time
         Cancelled  Interrupted
       ServiceFault        somebody on the bus could not be reached
@@ -118,6 +118,14 @@ class DoesNotExist(StateFault):
     sentence = "there is no {kind} {key}; list what there is, and check the spelling"
     kind: str
     key: str
+
+
+class Migrated(StateFault):
+    """The machine was given to another xenopsd; ask at its queue."""
+
+    sentence = "the VM {id} was given to {queue}; ask there"
+    id: str
+    queue: str
 
 
 class BadPowerState(StateFault):
@@ -290,6 +298,14 @@ class NotEnoughMemory(HostFault):
     sentence = "{needed} bytes of memory are needed and {free} are free on this host; stop or shrink another VM"
     needed: int
     free: int
+
+
+class MigrationFailed(HostFault):
+    """The machine could not be moved; the reason says which end has it."""
+
+    sentence = "{id} could not be moved: {reason}"
+    id: str
+    reason: str
 
 
 class IoError(HostFault):

@@ -19,10 +19,9 @@ from xenopsd.engine.plan import atoms
 from xenopsd.operations import devices
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
-from xenopsd.operations.resume import Resume
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
-from xenopsd.operations.suspend import Checkpoint, Suspend
+from xenopsd.operations.suspend import Checkpoint, Resume, Suspend
 from xenopsd.store.machine import Machine
 
 HALTED, RUNNING, PAUSED, SUSPENDED = PowerState.HALTED, PowerState.RUNNING, PowerState.PAUSED, PowerState.SUSPENDED

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All that can happen to two tables and a bad network: an explicit-state checker. Pure.
 
-The network is a set: whatever was sent may arrive at any later time, any number of times, in any order, or never, and at any
-moment all that is on its way may be lost. Either end may restart at any moment, any number of times. A machine that was kept may set out again, and messages
-of the first migration then meet the second.
+The network is a set: whatever was sent may arrive at any later time, any number of times, in any order, or never, and at
+any moment all that is on its way may be lost. Either end may restart at any moment, any number of times. A machine that
+was kept may set out again, and messages of the first migration then meet the second.
 """
 
 from collections import deque

@@ -2,6 +2,7 @@
 """The memory stream: any split is the same conversation, nothing damaged is ever whole, no input breaks the reader."""
 
 import contextlib
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def written(payloads: list[bytes], *, compressed: bool) -> bytes:
 def fed(reader: Reader, untrusted: bytes, cuts: list[int]) -> bytes:
     places = sorted({0, len(untrusted), *(cut % (len(untrusted) + 1) for cut in cuts)})
     got = b""
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         got += b"".join(reader.receive(untrusted[start:end]))
     return got
 

@@ -15,13 +15,16 @@ from xenops.types.vif import Dhcp4, Disabled, Unspecified6
 from xenops.types.vm import PowerState, VmState
 from xenopsd.backends.port import DeviceAction, DomainAction
 from xenopsd.engine.plan import draw
-from xenopsd.operations import catalog, check, devices, settings, steps
+from xenopsd.migration.arrival import Arrival
+from xenopsd.migration.handshake import Destination
+from xenopsd.operations import catalog, check, devices, migrate, settings, steps
+from xenopsd.operations.migrate import Migrate
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
-from xenopsd.operations.resume import Resume
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
-from xenopsd.operations.suspend import Checkpoint, FastResume, Suspend
+from xenopsd.operations.suspend import Checkpoint, FastResume, Resume, Suspend
+from xenopsd.store.migrations import Crossing, Phase
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
 VM = "vm-1"
@@ -38,6 +41,7 @@ OPERATIONS: list[Operation] = [
     Resume(vm=VM, disk=DISK),
     Checkpoint(vm=VM, disk=DISK),
     FastResume(vm=VM),
+    Migrate(vm=VM, destination="xenops.there.simulator"),
     steps.Destroy(vm=VM),
     steps.Create(vm=VM),
     steps.Build(vm=VM),
@@ -124,3 +128,15 @@ def test_a_machine_without_a_domain_is_cleared_up_once() -> None:
     assert "vm.Destroy" in draw(check.plan(machine, vanished))
     machine.devices[Kind.VBD]["xvda"].active = True
     assert "vbd.Unplug xvda" in draw(check.plan(machine, facts))
+
+
+def test_golden_arrival() -> None:
+    machine = full_machine()
+    crossing = Crossing(id="m", vm=VM, peer="xenops.here.simulator", phase=Phase.RECEIVING)
+    arrival = Arrival(crossing, machine, Destination.RECEIVING)
+    compare("VM.migrate_receive.txt", draw(migrate.arrive(arrival)) + draw(migrate.settle(arrival)))
+    compare("VM.migrate_receive-given-up.txt", draw(migrate.give_up(machine)))
+    facts = check.Facts(
+        VmState(power_state=PowerState.SUSPENDED, domids=[7]), DomainAction.SUSPEND, 0, 0, 0, given=True
+    )
+    compare("check-given.txt", draw(check.plan(machine, facts)))

@@ -10,6 +10,7 @@ from xenops.types.vbd import Mode
 from xenopsd.backends.simulator.injection import Gate
 from xenopsd.backends.simulator.world.domain import Domain, Drive, Nic, PassedPci, PassedUsb, ShutdownCode
 from xenopsd.backends.simulator.world.guest import parse_behaviour
+from xenopsd.backends.simulator.world.ram import Ram
 from xenopsd.backends.simulator.world.world import World
 
 _KINDS = {"vbd": Kind.VBD, "vif": Kind.VIF, "pci": Kind.PCI, "vusb": Kind.VUSB}
@@ -32,6 +33,7 @@ class Debug:
             "print": ("VM TEXT", self._print),
             "type": ("VM TEXT", lambda vm, text: world.type_in(world.domain(vm).vm, text.encode() + b"\r")),
             "guest": ("VM BEHAVIOUR [MS]", self._behave),
+            "memory": ("VM KIB DIRTY_KIB_A_SECOND", self._remember),
             "check-vbd-plug-ordering": ("VM", self._check_vbd_plug_ordering),
             "unmanaged": ("NAME", world.create_foreign),
             "fail": ("CALL FAULT [TIMES|always|CHANCE%]", gate.fail),
@@ -86,6 +88,13 @@ class Debug:
             domain.behaviour = parse_behaviour(words)
         except ValueError as error:
             raise BadRequest("args", str(error)) from error
+        self._world.commit(domain)
+
+    def _remember(self, vm: str, kib: str, dirty_kib_s: str) -> None:
+        domain = self._world.domain(vm)
+        if not (kib.isdecimal() and dirty_kib_s.isdecimal() and max(len(kib), len(dirty_kib_s)) < 10):
+            raise BadRequest("args", "how much memory the guest has touched and how fast it writes there, in KiB")
+        domain.ram = Ram(pages=min(int(kib), domain.target_kib) // 4, dirty_pages_s=int(dirty_kib_s) / 4)
         self._world.commit(domain)
 
     def _check_vbd_plug_ordering(self, vm: str) -> None:

@@ -19,12 +19,14 @@ from xenops.errors import (
     FailedToSuspend,
     InvalidVcpus,
     IoError,
+    MigrationFailed,
     Unimplemented,
 )
 from xenops.types.disk import Disk, Vdi
 from xenops.types.metadata import Metadata
 from xenops.types.vm import HALTED, DomainType, PowerState, Vm, VmState
-from xenopsd.backends.port import DomainAction, Progress, ShutdownReason
+from xenopsd.backends.port import DomainAction, Inlet, Outlet, Progress, ShutdownReason
+from xenopsd.backends.simulator import passage
 from xenopsd.backends.simulator.injection import Gate, Noun, gated
 from xenopsd.backends.simulator.world import guest, image
 from xenopsd.backends.simulator.world.domain import ACTION_OF_CODE, Domain, ShutdownCode, Suspended, kind_of
@@ -167,16 +169,35 @@ class SimulatedVm(Noun):
         self._world.domain(machine.vm.id)
         path = self._path(disk)
         saved = await asyncio.to_thread(image.read, path)
-        domain = self._world.domain(machine.vm.id)  # it may have vanished meanwhile
         if saved.kind is not kind_of(machine.vm.ty):
             raise IoError(str(path), f"the memory image is of a {saved.kind.value} guest")
         progress(0.5)
-        self._world.take_memory(domain, least_kib=saved.target_kib, most_kib=saved.target_kib)
-        domain.booted, domain.vcpus, domain.timeoffset = saved.booted, saved.vcpus, saved.timeoffset
-        domain.guest, domain.console = saved.guest, saved.console
-        shown = guest.wake(domain)
-        self._finish_building(domain)
-        self._world.screens.show(domain.domid, shown)
+        self._take_over(machine.vm, saved)
+        progress(1.0)
+
+    @gated
+    async def migrate_send(
+        self, vm: Vm, outlet: Outlet, progress: Progress, before_suspend: Callable[[], Awaitable[None]]
+    ) -> int:
+        domain = self._world.complete(vm.id)
+        left, rounds = await passage.send_live(domain, outlet, progress)
+        await before_suspend()
+        try:
+            await self._suspend(vm)
+            await passage.send_rest(domain, left, outlet)
+        except BaseException:
+            self._world.wake(vm.id)
+            raise
+        progress(1.0)
+        return rounds + 1
+
+    @gated
+    async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
+        self._world.domain(machine.vm.id)
+        sent = await passage.receive(machine.vm.id, inlet, progress)
+        if sent.kind is not kind_of(machine.vm.ty):
+            raise MigrationFailed(machine.vm.id, f"what arrived is a {sent.kind.value} guest")
+        self._take_over(machine.vm, sent)
         progress(1.0)
 
     @gated
@@ -299,6 +320,17 @@ class SimulatedVm(Noun):
         domain.built = True
         self._world.commit(domain)
         self._world.screens.open(domain)
+
+    def _take_over(self, vm: Vm, saved: Domain) -> None:
+        """The created domain becomes the one that was saved, and its guest wakes as soon as it is scheduled."""
+        domain = self._world.domain(vm.id)  # it may have vanished meanwhile
+        self._world.take_memory(domain, least_kib=saved.target_kib, most_kib=saved.target_kib)
+        domain.booted, domain.vcpus, domain.timeoffset = saved.booted, saved.vcpus, saved.timeoffset
+        domain.guest, domain.console = saved.guest, saved.console
+        domain.ram, domain.behaviour = saved.ram, saved.behaviour
+        shown = guest.wake(domain)
+        self._finish_building(domain)
+        self._world.screens.show(domain.domid, shown)
 
     def _sleep(self, vm: Vm, *, asleep: bool) -> None:
         domain = self._world.complete(vm.id)

@@ -15,7 +15,7 @@ from xenops.errors import IoError, Unimplemented
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Hvm, PowerState, Vm, VmState
-from xenopsd.backends.port import DomainAction, Progress, ShutdownReason
+from xenopsd.backends.port import DomainAction, Inlet, Outlet, Progress, ShutdownReason
 from xenopsd.backends.xen.builder.orders import DumpCore
 from xenopsd.backends.xen.domain import creation, guest, layout, shutdown, suspension
 from xenopsd.backends.xen.domain.shelf import Shelf, parse_note
@@ -108,6 +108,14 @@ class XenVm:
 
     async def resume(self, vm: Vm) -> None:
         await suspension.resume(self._world, self._shelf, vm)
+
+    async def migrate_send(
+        self, vm: Vm, outlet: Outlet, progress: Progress, before_suspend: Callable[[], Awaitable[None]]
+    ) -> int:
+        raise Unimplemented("vm.migrate_send")
+
+    async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
+        raise Unimplemented("vm.migrate_receive")
 
     async def s3suspend(self, vm: Vm) -> None:
         await guest.s3suspend(self._world, vm)

@@ -215,6 +215,7 @@ class VmStat(Record, frozen=True, kw_only=True):
 
     vm: Vm
     state: VmState
+    given_to: Maybe[str] = UNSET  # the queue of whom it belongs to, who has not confirmed that yet
 
 
 class Added(Record, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from xenops.types.vif import Vif
 from xenops.types.vm import BuilderInfo, DomainType, Hvm, Pv, PvInPvh, Vm
 from xenops.types.vusb import Vusb
 from xenopsd.backends.port import DomainAction, ShutdownReason
+from xenopsd.backends.simulator.world.ram import Ram
 
 CONSOLE_BYTES = 4096  # what is remembered of a console
 
@@ -121,6 +122,7 @@ class Domain(Struct, kw_only=True, omit_defaults=True):
     xsdata: dict[str, str] = field(default_factory=dict)
     guest: dict[str, str] = field(default_factory=dict)  # what the guest wrote into xenstore
     behaviour: Behaviour = Behaviour()
+    ram: Ram = field(default_factory=Ram)
     console: bytes = b""
     line: bytes = b""  # typed at the console and not entered yet
 

@@ -12,16 +12,19 @@ from xenops.errors import (
     DeviceIsConnected,
     DoesNotExist,
     InvalidVcpus,
+    Migrated,
+    MigrationFailed,
     TimedOut,
 )
 from xenops.idl import Interface, rpc
+from xenops.interfaces.xenops.migration import QueueName
 from xenops.types.disk import Disk
 from xenops.types.ids import TaskId, VmId
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Added, Bytes, ShadowMultiplier, Vm, VmStat
 
 Seconds = Annotated[float, Meta(ge=0, le=86400, description="seconds")]
-QUEUED = (DoesNotExist, Busy)
+QUEUED = (DoesNotExist, Migrated, Busy)
 
 
 class VM(Interface, Protocol):
@@ -36,11 +39,11 @@ class VM(Interface, Protocol):
         `vcpus` is at most `vcpu_max`, and `memory_dynamic_min` <= `memory_dynamic_max` <= `memory_static_max`.
         """
 
-    @rpc(raises=(DoesNotExist, BadPowerState, Busy, TimedOut))
+    @rpc(raises=(DoesNotExist, Migrated, BadPowerState, Busy, TimedOut))
     async def remove(self, id: VmId) -> None:
         """Forget a machine and its devices; it must be Halted or Suspended. Waits for what is queued before it."""
 
-    @rpc(raises=(DoesNotExist,))
+    @rpc(raises=(DoesNotExist, Migrated))
     async def rename(self, id: VmId, name: Annotated[str, Meta(min_length=1, max_length=255)]) -> None:
         """Give a machine another name; its id stays."""
 
@@ -48,7 +51,7 @@ class VM(Interface, Protocol):
     async def exists(self, id: VmId) -> bool:
         """Whether this host knows the machine."""
 
-    @rpc(raises=(DoesNotExist,), reads=True)
+    @rpc(raises=(DoesNotExist, Migrated), reads=True)
     async def stat(self, id: VmId) -> VmStat:
         """The machine as registered and as it is."""
 
@@ -110,6 +113,22 @@ class VM(Interface, Protocol):
     @rpc(raises=(*QUEUED, BadPowerState))
     async def checkpoint(self, id: VmId, disk: Disk) -> TaskId:
         """Save the machine's memory and let it run on."""
+
+    @rpc(raises=(*QUEUED, BadPowerState, BadRequest))
+    async def migrate(self, id: VmId, destination: QueueName, compress: bool = False) -> TaskId:
+        """Move a running machine to another xenopsd, by the name of its queue; its guest stops only for the last of its memory.
+
+        Whatever happens, exactly one of the two ends with the machine. The task's result has `downtime_s`, `rounds` and `bytes`.
+        It can be cancelled until the destination is ready; `shutdown` and `destroy` cancel it. Drives must be reachable from both.
+        """
+
+    @rpc(raises=(DoesNotExist, MigrationFailed, Busy))
+    async def migrate_resolve(self, id: VmId, keep: bool) -> None:
+        """For a machine that was given to a destination that does not come back (`given_to` of `stat`): an operator decides.
+
+        `keep`: the destination is dead, and the guest goes on here; whoever says so of a destination that lives makes two of it.
+        Without, the machine is forgotten here. Refused while the destination answers.
+        """
 
     @rpc(raises=QUEUED)
     async def fast_resume(self, id: VmId) -> TaskId:

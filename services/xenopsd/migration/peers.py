@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other xenopsds, as one asks them over the bus; from before there is a bus, and while one of them is away."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from xenops.bus.port import Bus
+from xenops.errors import Busy, MigrationFailed, NoSuchService, ServiceFault
+from xenops.interfaces.xenops import Migration
+from xenops.rpc import stub
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CALL_S = 5.0  # after which an answer is asked for again
+_PAUSE_S, _MOST_PAUSE_S = 0.05, 1.0
+
+
+class Peers:
+    """Whoever serves a queue."""
+
+    def __init__(self) -> None:
+        self._bus: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
+
+    def use(self, bus: Bus) -> None:
+        """This is the bus from now on."""
+        self._bus.set_result(bus)
+
+    async def once(self, queue: str, ask: Callable[[Migration], Awaitable[T]]) -> T:
+        """Ask one time. Raises what the peer does, and `ServiceFault` when it is not reached."""
+        try:
+            async with asyncio.timeout(CALL_S):
+                bus = await asyncio.shield(self._bus)
+        except TimeoutError:
+            raise NoSuchService(queue) from None
+        return await ask(stub(Migration, bus, queue, timeout_s=CALL_S))
+
+    async def patiently(self, vm: str, queue: str, ask: Callable[[Migration], Awaitable[T]], *, patience_s: float) -> T:
+        """Ask until there is an answer. Raises what the peer does, and `MigrationFailed` when patience has an end."""
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + patience_s, _PAUSE_S
+        while True:
+            try:
+                return await self.once(queue, ask)
+            except (ServiceFault, Busy) as fault:
+                if loop.time() + pause_s >= until:
+                    raise MigrationFailed(vm, f"{queue} does not answer, or not yet: {fault}") from None
+                log.debug("%s is asked again: %s", queue, fault)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)

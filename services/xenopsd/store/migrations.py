@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be known of migrations after a crash: whom a machine was given to, and what is on its way to us.
+
+A source that has not decided is not here: what it does not know was given up.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from enum import Enum
+
+import msgspec
+
+from xenops.types.metadata import Metadata
+from xenopsd.store.database import Database
+from xenopsd.store.seal import Damaged, seal, unseal
+from xenopsd.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+_PUT = "INSERT OR REPLACE INTO migrations VALUES (?, ?, ?)"
+_DROP = "DELETE FROM migrations WHERE id = ?"
+
+
+class Phase(Enum):
+    """How far it is, at either end."""
+
+    GIVEN = "given"  # at the source: the decision
+    GONE = "gone"  # at the source: the destination knows; kept for a while, to say where the machine went
+    RECEIVING = "receiving"  # at the destination: its domain must be cleared up, should we die
+    PREPARED = "prepared"  # at the destination: the source decides
+    OWNED = "owned"  # at the destination: ours, and to be unpaused
+    SETTLED = "settled"  # at the destination: done; kept for a while, to answer a source that asks again
+
+
+class Crossing(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine that goes from here, or comes."""
+
+    id: str
+    vm: str
+    peer: str  # the other end's queue
+    phase: Phase
+    at: int = 0  # seconds
+    metadata: Metadata | None = None  # at the destination, until the machine is registered
+
+
+class Crossings:
+    """All that is remembered, by id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, Crossing] = {}
+        self._left: dict[str, Crossing] = {}  # by machine, the last time that it was given away
+        for id, body in database.rows("SELECT id, body FROM migrations ORDER BY at"):
+            try:
+                self._keep(msgspec.msgpack.decode(unseal(body, *_key(id)), type=Crossing))
+            except (Damaged, msgspec.DecodeError) as error:
+                log.critical("the record of the migration %s is damaged; look where its machine is: %s", id, error)
+
+    def find(self, id: str) -> Crossing | None:
+        """What is known of it."""
+        return self._known.get(id)
+
+    def left(self, vm: str) -> Crossing | None:
+        """The migration by which the machine left, or is leaving for good."""
+        return self._left.get(vm)
+
+    def given(self) -> list[str]:
+        """The machines whose destinations have not confirmed that they have them."""
+        return [vm for vm, crossing in self._left.items() if crossing.phase is Phase.GIVEN]
+
+    def transaction(self) -> Transaction:
+        """A change of nothing but these."""
+        return Transaction(self._database)
+
+    def put(self, transaction: Transaction, crossing: Crossing) -> None:
+        """Have it remembered with this change."""
+        crossing = msgspec.structs.replace(crossing, at=int(time.time()))
+        transaction.write(_PUT, crossing.id, crossing.at, seal(msgspec.msgpack.encode(crossing), *_key(crossing.id)))
+        transaction.then(lambda: self._keep(crossing))
+
+    def drop(self, transaction: Transaction, id: str) -> None:
+        """Have it forgotten with this change."""
+        transaction.write(_DROP, id)
+        transaction.then(lambda: self._forget(id))
+
+    def expire(self, *, older_than_s: float) -> None:
+        """Forget what is only kept to tell others."""
+        limit = int(time.time() - older_than_s)
+        for crossing in tuple(self._known.values()):
+            if crossing.phase in (Phase.GONE, Phase.SETTLED) and crossing.at < limit:
+                self._database.write(_DROP, crossing.id)
+                self._forget(crossing.id)
+
+    def _keep(self, crossing: Crossing) -> None:
+        self._known[crossing.id] = crossing
+        if crossing.phase in (Phase.GIVEN, Phase.GONE):
+            self._left[crossing.vm] = crossing
+        elif crossing.phase in (Phase.OWNED, Phase.SETTLED):
+            self._left.pop(crossing.vm, None)  # it has come back
+
+    def _forget(self, id: str) -> None:
+        gone = self._known.pop(id, None)
+        if gone is not None and (left := self._left.get(gone.vm)) is not None and left.id == id:
+            del self._left[gone.vm]
+
+    def __iter__(self) -> Iterator[Crossing]:
+        return iter(tuple(self._known.values()))
+
+
+def _key(id: str) -> tuple[str, ...]:
+    return "migrations", "body", id

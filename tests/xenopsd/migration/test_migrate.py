@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine goes from one xenopsd to another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.xenopsd.machines import full_machine, plain_vm
+from tests.xenopsd.migration.pair import Host, two
+from xenops.errors import BadRequest, Busy, Migrated, MigrationFailed
+from xenops.types.vm import PowerState
+
+VM = "vm-1"
+RUNNING, HALTED = PowerState.RUNNING, PowerState.HALTED
+
+
+def with_two(path: Path, work: Callable[[Host, Host], Awaitable[None]], **settings: Any) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(50), two(path, **settings) as (here, there):
+            await work(here, there)
+
+    asyncio.run(run())
+
+
+async def started(host: Host, *, full: bool = False) -> None:
+    if full:
+        await host.xenops.VM.import_metadata(msgspec.to_builtins(full_machine(VM).metadata()))
+    else:
+        await host.xenops.VM.add(plain_vm(VM))
+    await host.xenops.finished(await host.xenops.VM.start(VM, paused=False))
+
+
+async def migrated(source: Host, destination: Host, **options: Any) -> Any:
+    return await source.xenops.finished(await source.xenops.VM.migrate(VM, destination.queue, **options))
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here, full=True)
+        for source, destination in ((here, there), (there, here), (here, there)):
+            result = await migrated(source, destination)
+            assert result["running"] is True
+            assert result["destination"] == destination.queue
+            assert result["downtime_s"] > 0
+            assert result["bytes"] > 1 << 20
+            assert await source.power_state(VM) is None
+            assert await destination.power_state(VM) is RUNNING
+            with pytest.raises(Migrated) as gone:
+                await source.xenops.VM.stat(VM)
+            assert gone.value.queue == destination.queue
+        drives = await there.xenops.VBD.list(VM)
+        assert len(drives) == 4
+        assert all(drive.state.plugged and drive.state.active for drive in drives)
+        assert await there.is_whole(VM)
+        for host in (here, there):
+            if host is there:
+                await host.xenops.finished(await host.xenops.VM.shutdown(VM))
+            stat = await host.xenops.HOST.stat()
+            assert stat.memory_free == stat.memory_total
+        await there.xenops.VM.remove(VM)
+
+    with_two(tmp_path, work)
+
+
+def test_a_busy_guest_takes_several_rounds(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here)
+        await here.xenops.DEBUG.trigger("memory", [VM, "16384", "50000"])
+        result = await migrated(here, there, compress=True)
+        assert 2 <= result["rounds"] <= 6
+        assert await there.power_state(VM) is RUNNING
+
+    with_two(tmp_path, work)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here)
+        with pytest.raises(BadRequest):
+            await here.xenops.VM.migrate(VM, here.queue)
+        with pytest.raises(MigrationFailed, match="does not answer"):
+            await here.xenops.finished(await here.xenops.VM.migrate(VM, "xenops.nowhere.simulator"))
+        await there.xenops.VM.add(plain_vm(VM))
+        with pytest.raises(Exception, match="exists already"):
+            await migrated(here, there)
+        assert await here.power_state(VM) is RUNNING
+        await there.xenops.VM.remove(VM)
+        await migrated(here, there)
+
+    with_two(tmp_path, work)
+
+
+def test_nobody_takes_the_id_of_a_machine_on_its_way(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here)
+        await there.xenops.DEBUG.trigger("pause-call", ["vm.migrate_receive"])
+        task = await here.xenops.VM.migrate(VM, there.queue)
+        await there.daemon.control.backend.gate.arrival("vm.migrate_receive")  # type: ignore[attr-defined]
+        assert not await there.xenops.VM.exists(VM)
+        with pytest.raises(Busy):
+            await there.xenops.VM.add(plain_vm(VM))
+        await there.xenops.DEBUG.trigger("release-call", ["vm.migrate_receive"])
+        await here.xenops.finished(task)
+        assert await there.power_state(VM) is RUNNING
+
+    with_two(tmp_path, work)
