@@ -11,7 +11,7 @@ from vncproxy.consoles import Consoles, Question
 from vncproxy.metrics import Metrics
 from vncproxy.relay import Relay
 from xenops.bus.port import Bus, Message
-from xenops.errors import DoesNotExist, Fault, ServiceFault
+from xenops.errors import DoesNotExist, Fault, Migrated, ServiceFault
 from xenops.interfaces.console import CONSOLE
 from xenops.interfaces.xenops.general import General
 from xenops.interfaces.xenops.vm import VM
@@ -87,7 +87,7 @@ class Watch:
         """See to it that one VM's consoles are known as they are now, or as they were last if xenopsd is away."""
         try:
             self.consoles.learn(await self._looking.stat(vm))
-        except DoesNotExist:
+        except (DoesNotExist, Migrated):
             self.consoles.forget(vm)
             raise
         except ServiceFault as fault:
@@ -100,7 +100,7 @@ class Watch:
             return
         try:
             self.consoles.learn(await self._listing.stat(question))
-        except DoesNotExist:
+        except (DoesNotExist, Migrated):
             self.consoles.forget(question)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from xenops.errors import DoesNotExist, Fault
+from xenops.errors import DoesNotExist, Fault, Migrated
 from xenops.types.console import ConsoleProtocol
 from xenops.types.vm import PowerState, VmStat
 from xenops_cli.console.keyboard import Keyboard
@@ -138,6 +138,6 @@ async def _once(talk: Talk, machine: VmStat, keyboard: Keyboard, screen: Screen)
 async def _is_on(talk: Talk, machine: VmStat) -> bool:
     try:
         now = await talk.xenops.VM.stat(machine.vm.id)
-    except DoesNotExist:
+    except (DoesNotExist, Migrated):
         return False
     return now.state.power_state in (PowerState.RUNNING, PowerState.PAUSED)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from xenops.bus.port import Bus
-from xenops.errors import Busy, MigrationFailed, NoSuchService, ServiceFault
+from xenops.errors import BadRequest, Busy, FailedToContactRemoteService, MigrationFailed, NoSuchService, ServiceFault
 from xenops.interfaces.xenops import Migration
 from xenops.rpc import stub
 
@@ -35,7 +35,13 @@ class Peers:
                 bus = await asyncio.shield(self._bus)
         except TimeoutError:
             raise NoSuchService(queue) from None
-        return await ask(stub(Migration, bus, queue, timeout_s=CALL_S))
+        try:
+            return await ask(stub(Migration, bus, queue, timeout_s=CALL_S))
+        except BadRequest as fault:
+            if fault.path.startswith("reply"):  # what came back is no answer: as good as none
+                log.warning("%s answers what is no answer: %s", queue, fault)
+                raise FailedToContactRemoteService(queue) from None
+            raise
 
     async def patiently(self, vm: str, queue: str, ask: Callable[[Migration], Awaitable[T]], *, patience_s: float) -> T:
         """Ask until there is an answer. Raises what the peer does, and `MigrationFailed` when patience has an end."""
