@@ -34,6 +34,8 @@ EXAMPLES: dict[str, tuple[list[str], str]] = {
     "suspend": (["myfirstvm", "--file", "/tmp/image"], "VM.suspend"),
     "resume": (["myfirstvm", "--block-device", "/dev/loop1"], "VM.resume"),
     "checkpoint": (["myfirstvm", "--file", "/tmp/image"], "VM.checkpoint"),
+    "migrate": (["myfirstvm", "otherhost", "--compress"], "VM.migrate"),
+    "migrate-resolve": (["myfirstvm", "--keep"], "VM.migrate_resolve"),
     "fast-resume": (["myfirstvm"], "VM.fast_resume"),
     "vcpu-set": (["myfirstvm", "2"], "VM.set_vcpus"),
     "mem-set": (["myfirstvm", "128", "1G"], "VM.set_memory_dynamic_range"),

@@ -13,7 +13,8 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "machines as files": ("descriptions", "add create export import"),
     "life of a machine": (
         "lifecycle",
-        "start shutdown reboot destroy pause unpause suspend resume checkpoint fast-resume vcpu-set mem-set delay",
+        "start shutdown reboot destroy pause unpause suspend resume checkpoint fast-resume migrate migrate-resolve "
+        "vcpu-set mem-set delay",
     ),
     "consoles": ("consoles", "console console-list"),
     "CDs": ("drives", "cd-eject cd-insert"),

@@ -84,6 +84,31 @@ def memory(session: Session) -> dict[str, Any]:
     return {"min": low, "max": session.args.max or low}
 
 
+async def migrate(session: Session) -> Done:
+    """Move a running machine to another xenopsd."""
+    args = session.args
+    machine = await session.machine(args.vm)
+    queue = destination(args.destination, session.xenops.queue)
+    return await session.finish(await session.xenops.VM.migrate(machine.vm.id, queue, compress=args.compress), machine)
+
+
+def destination(text: str, ours: str) -> str:
+    """The queue of a xenopsd: in full, or HOST or HOST.INSTANCE, the instance being named as ours where none is."""
+    if text.startswith("xenops."):
+        return text
+    host, _, instance = text.partition(".")
+    return f"xenops.{host}.{instance or ours.rpartition('.')[2]}"
+
+
+async def migrate_resolve(session: Session) -> None:
+    """Say what becomes of a machine whose destination does not come back."""
+    machine = await session.machine(session.args.vm)
+    await session.xenops.VM.migrate_resolve(machine.vm.id, keep=session.args.keep)
+
+
+DESTINATION = argument(
+    "destination", metavar="DEST", help="HOST, HOST.INSTANCE, or a queue as `xenops-cli where` says it there"
+)
 IMAGE = argument(
     "--block-device", "--file", dest="image", metavar="PATH", required=True, help="where its memory is kept"
 )
@@ -134,6 +159,31 @@ COMMANDS: tuple[Command, ...] = (
         PAUSED,
         params=image_and_paused,
         help="Bring a suspended machine back; it ends Running.",
+    ),
+    Command(
+        name="migrate",
+        help="Move a running machine to another host; exactly one of the two ends with it, whatever happens.",
+        arguments=(
+            MACHINE,
+            DESTINATION,
+            argument("--compress", action="store_true", help="compress its memory on the way, for slow links"),
+            NO_WAIT,
+        ),
+        run=migrate,
+        show=task_id,
+    ),
+    Command(
+        name="migrate-resolve",
+        help="Decide about a machine that was given to a host that does not come back (GivenTo in `show`).",
+        arguments=(
+            MACHINE,
+            argument(
+                "--keep",
+                action="store_true",
+                help="that host is dead, and the guest goes on here; if it lives, the guest runs twice. Without: forget it here",
+            ),
+        ),
+        run=migrate_resolve,
     ),
     on_machine("checkpoint", VM.checkpoint, IMAGE, params=image),
     on_machine("fast-resume", VM.fast_resume),

@@ -153,7 +153,7 @@ class Deliver(Atom):
 
         peers, patience_s = cx.migration.peers, 0.0 if self.once else cx.migration.patience_s
         try:
-            running = await peers.patiently(self.vm.id, given.peer, tell, patience_s=patience_s)
+            running = await peers.afresh(self.vm.id, given.peer, tell, patience_s=patience_s)
         except (MigrationFailed, ServiceFault, Busy, DoesNotExist) as fault:
             raise MigrationFailed(
                 self.vm.id, f"it was given to {given.peer}, which has not confirmed that yet and is told again: {fault}"
@@ -182,6 +182,7 @@ class Forget(Atom):
             cx.migration.crossings.put(revision, crossing)
             revision.then(lambda: cx.machines.arrived(self.vm.id))
             await to_the_end(revision.commit())
+        cx.migration.departures.pop(self.vm.id, None)
         for kind, dev in gone:
             cx.announce(kind, f"{self.vm.id}.{dev}", Change.REMOVED)
         cx.announce(Kind.VM, self.vm.id, Change.REMOVED)

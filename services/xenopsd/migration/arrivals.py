@@ -159,6 +159,7 @@ class Arrivals:
                 if not await other.until(lambda other=other: other.id not in self._arrivals, _ROOM_S):  # type: ignore[misc]
                     raise Busy(f"VM {vm}, which is on its way here by another migration,", 1000)
         if self._station.given(vm) is not None:  # it comes back before we heard that it had arrived there
+            self._station.peers.wake(vm)
             self._control.check(vm)
             raise Busy(f"VM {vm}, which leaves just now,", 200)
         if vm in self._control.machines:

@@ -23,6 +23,7 @@ class Peers:
 
     def __init__(self) -> None:
         self._bus: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
+        self._waking: dict[str, asyncio.Event] = {}
 
     def use(self, bus: Bus) -> None:
         """This is the bus from now on."""
@@ -42,6 +43,30 @@ class Peers:
                 log.warning("%s answers what is no answer: %s", queue, fault)
                 raise FailedToContactRemoteService(queue) from None
             raise
+
+    def wake(self, vm: str) -> None:
+        """There is a reason to believe that the peer answers now: what it is being asked about that machine is asked afresh."""
+        if vm in self._waking:
+            self._waking[vm].set()
+
+    async def afresh(self, vm: str, queue: str, ask: Callable[[Migration], Awaitable[T]], *, patience_s: float) -> T:
+        """As `patiently`, and again from the beginning at each `wake`: an answer that a dead process owes never comes."""
+        waking = self._waking[vm] = asyncio.Event()
+        try:
+            while True:
+                asking = asyncio.ensure_future(self.patiently(vm, queue, ask, patience_s=patience_s))
+                woken = asyncio.ensure_future(waking.wait())
+                try:
+                    await asyncio.wait((asking, woken), return_when=asyncio.FIRST_COMPLETED)
+                    if asking.done():
+                        return asking.result()
+                finally:
+                    asking.cancel()
+                    woken.cancel()
+                    await asyncio.gather(asking, woken, return_exceptions=True)
+                waking.clear()
+        finally:
+            self._waking.pop(vm, None)
 
     async def patiently(self, vm: str, queue: str, ask: Callable[[Migration], Awaitable[T]], *, patience_s: float) -> T:
         """Ask until there is an answer. Raises what the peer does, and `MigrationFailed` when patience has an end."""

@@ -8,6 +8,7 @@ from xenops.interfaces.xenops import Migration
 from xenopsd.backends.port import DomainAction
 from xenopsd.control import Control
 from xenopsd.engine.perform import perform
+from xenopsd.migration.handshake import Event
 from xenopsd.operations.migrate import leave
 from xenopsd.store.migrations import Crossing
 
@@ -54,8 +55,15 @@ async def _keep(control: Control, given: Crossing) -> None:
         )
     transaction = control.migration.crossings.transaction()
     control.migration.crossings.drop(transaction, given.id)
-    transaction.then(lambda: control.machines.arrived(given.vm))
+    transaction.then(lambda: _reclaimed(control, given.vm))
     await transaction.commit()
+
+
+def _reclaimed(control: Control, vm: str) -> None:
+    departure = control.migration.departures.pop(vm, None)
+    if departure is not None:
+        departure.end.on(Event.RECLAIM)
+    control.machines.arrived(vm)
 
 
 async def _let_go(control: Control, given: Crossing) -> None:
