@@ -128,8 +128,8 @@ async def reached(here: Xenops, there: Xenops, task: str, call: str) -> None:
     """Wait until the migration is at that call."""
     steps = {"vm.migrate_receive": "Send", "vm.set_action": "AwaitPrepared", "vm.unpause": "Deliver"}
     step = f"migration.{steps[call]}"
-    while not any(it.name.startswith(step) for it in (await here.Task.stat(task)).subtasks):
+    while not any(it.name.startswith(step) for it in (await here.Task.stat(task)).subtasks):  # noqa: ASYNC110 (another process)
         await asyncio.sleep(0.02)
     if call == "vm.unpause":
-        while not await there.VM.exists(VM):
+        while not await there.VM.exists(VM):  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.02)

@@ -121,7 +121,7 @@ def test_past_the_point_of_no_return(tmp_path: Path) -> None:
             misfortunes.unsaid |= {"Migration.commit", "Migration.decision"}
             await started(here)
             task = await here.xenops.VM.migrate(VM, there.queue)
-            while here.daemon.control.migration.given(VM) is None:
+            while here.daemon.control.migration.given(VM) is None:  # noqa: ASYNC110 (nobody is told)
                 await asyncio.sleep(0.01)
             assert not (await here.xenops.Task.stat(task)).cancellable
             await here.xenops.Task.cancel(task)
