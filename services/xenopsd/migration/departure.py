@@ -59,13 +59,17 @@ class Departure:
         assert accepted is not None
         if accepted.tls != self._streams.tls:
             raise MigrationFailed(self.vm, f"one of us and {self.to} has TLS configured and the other has not")
+        try:
+            tls = client_context(self._streams) if accepted.tls else None
+        except OSError as error:
+            raise MigrationFailed(self.vm, f"our certificate, key or authority cannot be used: {error}") from None
         return await connect(
             self.vm,
             accepted.host,
             accepted.port,
             accepted.ticket,
             version=accepted.version,
-            tls=client_context(self._streams) if accepted.tls else None,
+            tls=tls,
             compress=compressor() if accepted.compress else None,
             stall_s=self._streams.stall_s,
         )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """At every step of both ends' plans one of them dies, the step fails, or somebody cancels; the machine ends with exactly one.
 
-The steps are read off the plans: a step that is added is met by itself.
+The steps are read off the plans: a step that is added is met by itself. `EVERY_STEP=1 pytest` takes all of them rather than a sample.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,6 +51,8 @@ PLANS = {
 STEPS = [
     (end, name) for end, plans in PLANS.items() for name in dict.fromkeys(name_of(a) for p in plans for a in atoms(p))
 ]
+if not os.environ.get("EVERY_STEP"):  # a sample: those that decide, and some of the others
+    STEPS = [each for n, each in enumerate(STEPS) if n % 6 == 0 or each[1].startswith("migration.")]
 IDS = [f"{end}-{name}" for end, name in STEPS]
 
 
