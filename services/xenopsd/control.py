@@ -79,11 +79,11 @@ class Control:
 
         Raises `DoesNotExist`, `Busy`, and, when nothing is queued before it, `BadPowerState`.
         """
-        machine = self.machines.find(operation.vm)
-        self._refuse_if_barred(machine.id)
         envelope = calling.get()
         if envelope.message_id and (known := self._by_message.get(envelope.message_id)):
-            return known
+            return known  # whatever has become of the machine since
+        machine = self.machines.find(operation.vm)
+        self._refuse_if_barred(machine.id)
         if operation.needs and self.workers.is_idle(machine.id):
             await self._verify(operation, machine)
         if operation.name in _STOPS and (migrating := self._migrating.get(machine.id)) is not None:

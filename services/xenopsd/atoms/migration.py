@@ -40,7 +40,10 @@ class Offer(Atom):
     compress: bool
 
     async def do(self, cx: Context) -> None:
-        departure = cx.migration.depart(self.machine.vm.id, self.to, cx.task, compress=self.compress)
+        vm = self.machine.vm
+        if (await cx.backend.vm.states([vm]))[0].nomigrate:
+            raise MigrationFailed(vm.id, "its platformdata has nomigrate, which says that it must not be")
+        departure = cx.migration.depart(vm.id, self.to, cx.task, compress=self.compress)
         try:
             await departure.offer(cx.migration.queue, self.machine)
         except BaseException:

@@ -11,7 +11,7 @@ from xenops.types.vm import PowerState
 from xenopsd.atoms import hook, migration, pci, vm
 from xenopsd.atoms.hook import Hook, Reason
 from xenopsd.atoms.kind import deactivate_all, plug_after_device_model, plug_before_device_model
-from xenopsd.engine.plan import Pivot, Plan, serial
+from xenopsd.engine.plan import BestEffort, Pivot, Plan, serial
 from xenopsd.migration.arrival import Arrival
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.shutdown import dismantle
@@ -48,7 +48,7 @@ def leave(machine: Machine) -> Plan:
     return serial(
         dismantle(machine),
         deactivate_all(machine, life_goes_on=True),
-        hook.Run(Hook.POST_DESTROY, machine.vm, Reason.SOURCE),
+        BestEffort(hook.Run(Hook.POST_DESTROY, machine.vm, Reason.SOURCE)),
         migration.Forget(machine.vm),
     )
 
@@ -77,7 +77,7 @@ def settle(arrival: Arrival) -> Plan:
         migration.TakeOver(arrival),
         vm.Unpause(arrival.machine.vm),
         migration.Tell(arrival),
-        hook.Run(Hook.POST_MIGRATE, arrival.machine.vm, Reason.DESTINATION),
+        BestEffort(hook.Run(Hook.POST_MIGRATE, arrival.machine.vm, Reason.DESTINATION)),
         migration.Settle(arrival.machine.vm, arrival.crossing),
     )
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.xenopsd.machines import full_machine, plain_vm
 from tests.xenopsd.migration.pair import Host, two
-from xenops.errors import BadRequest, Busy, Migrated, MigrationFailed
+from xenops.errors import BadRequest, Busy, Migrated, MigrationFailed, ProgramFailed
+from xenops.types.process import Ended, Program
 from xenops.types.vm import PowerState
 
 VM = "vm-1"
@@ -92,6 +93,40 @@ def test_what_is_refused(tmp_path: Path) -> None:
         await migrated(here, there)
 
     with_two(tmp_path, work)
+
+
+def test_one_that_must_not_be_moved(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await here.xenops.VM.add(msgspec.structs.replace(plain_vm(VM), platformdata={"nomigrate": "true"}))
+        await here.xenops.finished(await here.xenops.VM.start(VM, paused=False))
+        with pytest.raises(MigrationFailed, match="nomigrate"):
+            await migrated(here, there)
+        assert await here.power_state(VM) is RUNNING
+
+    with_two(tmp_path, work)
+
+
+def test_a_hook_that_fails_at_the_end_holds_nothing_up(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here)
+        for host, hook in ((here, "vm-post-destroy"), (there, "vm-post-migrate")):
+            program = (
+                tmp_path / host.name / "hooks" / hook / "fails"
+            )  # nobody runs programs here: that is a failure too
+            program.parent.mkdir(parents=True)
+            program.write_text("#!/bin/false\n")
+            program.chmod(0o700)
+            host.daemon.control._run_program = _fails
+        await migrated(here, there)
+        assert await here.power_state(VM) is None
+        assert await there.power_state(VM) is RUNNING
+        assert not there.daemon.control.migration.arrivals
+
+    with_two(tmp_path, work)
+
+
+async def _fails(program: Program) -> Ended:
+    raise ProgramFailed(program.argv[0], "no such luck")
 
 
 def test_nobody_takes_the_id_of_a_machine_on_its_way(tmp_path: Path) -> None:
