@@ -14,6 +14,8 @@ from xenops.types.record import Record
 
 MigrationId = Annotated[str, Meta(min_length=1, max_length=200, description="the migration's id, never used again")]
 QueueName = Annotated[str, Meta(min_length=1, max_length=255, description="the queue of a xenopsd: `xenops-cli where`")]
+StreamVersion = Annotated[int, Meta(ge=1, le=65535, description="a version of the memory stream")]
+StreamVersions = Annotated[list[StreamVersion], Meta(min_length=1, max_length=32)]
 
 
 class Standing(Enum):
@@ -38,7 +40,7 @@ class Accepted(Record, frozen=True, kw_only=True):
     host: str
     port: Annotated[int, Meta(ge=1, le=65535)]
     ticket: Annotated[bytes, Meta(min_length=32, max_length=32)]
-    version: int
+    version: StreamVersion
     compress: bool
     tls: bool
 
@@ -50,7 +52,7 @@ class Migration(Interface, Protocol):
 
     @rpc(raises=(AlreadyExists, Busy, BadRequest, MigrationFailed))
     async def offer(
-        self, id: MigrationId, source: QueueName, metadata: Metadata, versions: list[int], compress: bool = False
+        self, id: MigrationId, source: QueueName, metadata: Metadata, versions: StreamVersions, compress: bool = False
     ) -> Accepted:
         """To a destination: will you take this machine? It makes room at once."""
 
