@@ -84,12 +84,12 @@ def memory(session: Session) -> dict[str, Any]:
     return {"min": low, "max": session.args.max or low}
 
 
-async def migrate(session: Session) -> Done:
+def migrate(session: Session) -> Done:
     """Move a running machine to another xenopsd."""
     args = session.args
-    machine = await session.machine(args.vm)
+    machine = session.machine(args.vm)
     queue = destination(args.destination, session.xenops.queue)
-    return await session.finish(await session.xenops.VM.migrate(machine.vm.id, queue, compress=args.compress), machine)
+    return session.finish(session.xenops.VM.migrate(machine.vm.id, queue, compress=args.compress), machine)
 
 
 def destination(text: str, ours: str) -> str:
@@ -100,10 +100,10 @@ def destination(text: str, ours: str) -> str:
     return f"xenops.{host}.{instance or ours.rpartition('.')[2]}"
 
 
-async def migrate_resolve(session: Session) -> None:
+def migrate_resolve(session: Session) -> None:
     """Say what becomes of a machine whose destination does not come back."""
-    machine = await session.machine(session.args.vm)
-    await session.xenops.VM.migrate_resolve(machine.vm.id, keep=session.args.keep)
+    machine = session.machine(session.args.vm)
+    session.xenops.VM.migrate_resolve(machine.vm.id, keep=session.args.keep)
 
 
 DESTINATION = argument(

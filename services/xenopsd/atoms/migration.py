@@ -34,7 +34,7 @@ def _departure(cx: Context, vm: Vm) -> Departure:
 class Offer(Atom):
     """Ask the destination whether it takes the machine; it makes room at once."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     machine: Metadata
     to: str
     compress: bool
@@ -68,7 +68,7 @@ class Send(Atom):
     """Send the memory while the guest runs, then suspend it and send the rest; it is in place still, and can go on."""
 
     weight: ClassVar[float] = 10.0
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = _HOURS_S
     vm: Vm
 
@@ -104,7 +104,7 @@ class Send(Atom):
 class AwaitPrepared(Atom):
     """Wait until the destination could run the machine at once, whatever happens to it."""
 
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = _HOURS_S
     vm: Vm
 
@@ -196,7 +196,7 @@ class Receive(Atom):
     """Build the created domain's memory from the stream; what was built goes with the domain."""
 
     weight: ClassVar[float] = 10.0
-    interruptible: ClassVar[bool] = True
+    patience_s: ClassVar[float] = 0.0
     timeout_s: ClassVar[float] = _HOURS_S
     machine: Metadata
     id: str

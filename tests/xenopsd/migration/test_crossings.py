@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is remembered of migrations outlives the process; a store of an older version is brought up to date."""
+"""What is remembered of migrations outlives the process."""
 
 import asyncio
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from xenopsd.store import database as databases
-from xenopsd.store.database import VERSION, Database
+from xenopsd.store.database import Database
 from xenopsd.store.migrations import Crossing, Crossings, Phase
 
 
@@ -61,23 +59,6 @@ def test_only_what_is_over_is_forgotten(tmp_path: Path) -> None:
         await put(crossings, *(a_crossing(phase, phase.value, phase.value) for phase in Phase))
         crossings.expire(older_than_s=-10)
         assert {crossing.phase for crossing in crossings} == set(Phase) - {Phase.GONE, Phase.SETTLED}
-        database.close()
-
-    asyncio.run(run())
-
-
-def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
-    older = sqlite3.connect(tmp_path / "db")
-    older.executescript(databases._SCHEMA)
-    older.execute("INSERT INTO outcomes VALUES ('id', 1, x'00')")
-    older.commit()
-    older.close()
-
-    async def run() -> None:
-        database = Database(tmp_path / "db")
-        await put(Crossings(database), a_crossing(Phase.GIVEN))
-        assert list(database.rows("SELECT message_id FROM outcomes")) == [("id",)]
-        assert list(database.rows("PRAGMA user_version")) == [(VERSION,)]
         database.close()
 
     asyncio.run(run())
