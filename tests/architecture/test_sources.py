@@ -18,7 +18,7 @@ FILE_LINES, FUNCTION_LINES, FOLDER_FILES = 400, 40, 12
 SCENARIO_LINES = 60  # a test may tell a longer story
 
 LONG_FILES = {
-    "shared/protocol/xenops/errors.py": 470,  # every fault in one tree, drawn at its top
+    "shared/protocol/xenops/errors.py": 490,  # every fault in one tree, drawn at its top
 }
 LONG_FUNCTIONS: dict[str, int] = {}
 FULL_FOLDERS = {
