@@ -127,6 +127,7 @@ class Xen:
         world = World(
             xs=xs,
             xc=xc,
+            host=await xc.physinfo(),
             builders=Builders(self._options.helpers, state_dir / "builders", state_dir / "kernels"),
             domains=domains,
             trees=Trees(xs, tree_changed),

@@ -15,7 +15,7 @@ from xenopsd.backends.xen.devicemodel.qemu import DeviceModels
 from xenopsd.backends.xen.domain.domains import Domains
 from xenopsd.backends.xen.domain.shelf import Clocks
 from xenopsd.backends.xen.domain.trees import Trees
-from xenopsd.backends.xen.domctl import Domctl
+from xenopsd.backends.xen.domctl import Domctl, PhysInfo
 from xenopsd.backends.xen.options import XenOptions
 from xenopsd.backends.xen.xenstore.client import XenStore
 
@@ -66,6 +66,7 @@ class World:
 
     xs: XenStore
     xc: Domctl
+    host: PhysInfo  # as it was at the start: what Xen and its processors can do does not change, its memory does
     builders: Builders
     domains: Domains
     trees: Trees

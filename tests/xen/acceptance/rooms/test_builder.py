@@ -112,7 +112,11 @@ FAILING: dict[str, tuple[Callable[[Empty, Path], object], type[Exception], str]]
     "no kernel": (lambda domain, folder: domain.order(folder / "none"), IoError, "No such file"),
     "not a kernel": (lambda domain, folder: domain.order(guests.LINUX_INITRAMFS), IoError, "no kernel|no ELF"),
     "a kernel of another kind": (lambda domain, folder: domain.order(guests.GRUB_PVH), IoError, "no kernel that Xen"),
-    "too little memory": (lambda domain, folder: domain.order(guests.LINUX_ELF), IoError, "does not fit into the 32 MiB"),
+    "too little memory": (
+        lambda domain, folder: domain.order(guests.LINUX_ELF),
+        IoError,
+        "does not fit into the 32 MiB",
+    ),
     "no ramdisk": (lambda domain, folder: domain.order(guests.GRUB_PV, folder / "none"), IoError, "ramdisk"),
 }
 

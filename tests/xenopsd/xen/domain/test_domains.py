@@ -17,7 +17,7 @@ from xenops.events import Kind
 from xenops.types.vm import Direct, Pv, Vm
 from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.domain.domains import Domains
-from xenopsd.backends.xen.domain.handles import handle_of
+from xenopsd.backends.xen.domain.layout import handle_of
 from xenopsd.backends.xen.domctl import CreateDomain, Shutdown
 from xenopsd.backends.xen.xenstore.changes import Remove
 from xenopsd.backends.xen.xenstore.client import XenStore

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from xenops.types.vm import MIB, BuilderInfo, Direct, Hvm, Pv, Pvh, Vm
 from xenopsd.backends.xen.domain import layout
-from xenopsd.backends.xen.domain.handles import handle_of
-from xenopsd.backends.xen.domain.layout import Rings
+from xenopsd.backends.xen.domain.layout import Rings, handle_of
 from xenopsd.backends.xen.domain.memory import plan_memory
 from xenopsd.backends.xen.xenstore.changes import Change, Mkdir, Remove, SetPerms, Write
 

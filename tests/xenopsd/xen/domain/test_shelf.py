@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xenops.errors import BadRequest, IoError
-from xenopsd.backends.xen.domain.handles import handle_of
+from xenopsd.backends.xen.domain.layout import handle_of
 from xenopsd.backends.xen.domain.shelf import Shelf, Suspended, parse_note
 
 NOTE = Suspended(memory_bytes=1 << 27, timeoffset="-3600")

@@ -25,6 +25,7 @@ from xenops.types.vbd import Mode, Vbd, VbdType
 from xenops.types.vif import Vif
 from xenops.types.vm import MIB, Hvm, Video, Vm
 from xenopsd.backends.xen.devicemodel.places import Places
+from xenopsd.backends.xen.platform import flag
 
 SERIAL_LABEL = "serial0"  # QEMU's own name for what the first -serial makes
 NIC_LIMIT = 8
@@ -38,7 +39,6 @@ _SERIAL = re.compile(r"pty|none|null|(/dev/|file:/|unix:/)[^,]*")
 # What going into the background needs (a fork, a session of its own) has to stay allowed; privileges cannot be gained.
 SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
 _LAST_DISPLAY = 0xFFFF - 5900  # what a port can be
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def emulator(machine: Metadata, places: Places, incoming: bool, sandbox: bool) -> list[str]:
@@ -55,7 +55,7 @@ def emulator(machine: Metadata, places: Places, incoming: bool, sandbox: bool) -
         *_serial(vm.ty),
         "-boot",
         f"order={_boot_order(vm.ty)}",
-        *(["-usb", "-usbdevice", "tablet"] if _flag(vm, "usb_tablet", default=_flag(vm, "usb", default=True)) else []),
+        *(["-usb", "-usbdevice", "tablet"] if flag(vm, "usb_tablet", default=flag(vm, "usb", default=True)) else []),
         *([] if vm.ty.acpi else ["-no-acpi"]),
         "-smp",
         f"{vm.vcpus},maxcpus={vm.vcpu_max}",
@@ -63,9 +63,7 @@ def emulator(machine: Metadata, places: Places, incoming: bool, sandbox: bool) -
         *(["-device", "xen-pvdevice,device-id=0xc000"] if vm.has_vendor_device else []),
         *_passed_through(machine),
         "-machine",
-        "xenfv,suppress-vmdesc=on"
-        if _flag(vm, "xen_platform_pci", default=True)
-        else "pc,accel=xen,suppress-vmdesc=on",
+        "xenfv,suppress-vmdesc=on" if flag(vm, "xen_platform_pci", default=True) else "pc,accel=xen,suppress-vmdesc=on",
         "-m",
         str(vm.memory_static_max // MIB),
         *(word for vbd in machine.vbds for word in _ide(vm, vbd)),
@@ -157,7 +155,7 @@ def _more_screens(vm: Vm, ip: Maybe[str]) -> list[str]:
     display = vm.platformdata.get("vncdisplay", "0")
     if not re.fullmatch(r"[0-9]{1,5}", display) or int(display) > _LAST_DISPLAY:
         raise BadRequest("platformdata.vncdisplay", f"{display!r:.20} is no display; they go up to {_LAST_DISPLAY}")
-    to = [f"to={max(int(display), 99)}"] if _flag(vm, "vncunused", default=True) else []
+    to = [f"to={max(int(display), 99)}"] if flag(vm, "vncunused", default=True) else []
     return ["-vnc", ",".join((f"{host}:{int(display)}", *to, "id=tcp"))]
 
 
@@ -290,15 +288,6 @@ def image_format(format: str) -> str:
     if name not in _FORMATS:
         raise BadRequest("vbd.backend.format", f"{format!r:.20}: known are {', '.join(_FORMATS)}")
     return name
-
-
-def _flag(vm: Vm, key: str, *, default: bool) -> bool:
-    text = vm.platformdata.get(key)
-    if text is None:
-        return default
-    if text.lower() not in _TRUE + _FALSE:
-        raise BadRequest(f"platformdata.{key}", f"{text!r:.40} is neither true nor false")
-    return text.lower() in _TRUE
 
 
 def _quoted(value: str) -> str:

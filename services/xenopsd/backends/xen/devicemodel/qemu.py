@@ -35,7 +35,7 @@ from xenopsd.backends.xen.devicemodel.rooms import Host
 from xenopsd.backends.xen.devicemodel.running import Ears, Running
 from xenopsd.backends.xen.devicemodel.words import Words
 from xenopsd.backends.xen.domain import layout
-from xenopsd.backends.xen.domain.handles import handle_of
+from xenopsd.backends.xen.domain.layout import handle_of
 from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.xenstore.changes import Write
 

@@ -32,9 +32,9 @@ from xenopsd.backends.port import Progress
 from xenopsd.backends.xen.builder.orders import Build, GuestKind, Restore
 from xenopsd.backends.xen.domain import layout
 from xenopsd.backends.xen.domain.bootloader import booting
-from xenopsd.backends.xen.domain.handles import handle_of
-from xenopsd.backends.xen.domain.layout import Rings
+from xenopsd.backends.xen.domain.layout import Rings, handle_of
 from xenopsd.backends.xen.domain.memory import MemoryPlan, plan_memory
+from xenopsd.backends.xen.domain.possible import paging, refuse_impossible
 from xenopsd.backends.xen.domain.shelf import Suspended
 from xenopsd.backends.xen.domctl import (
     EMULATE_ALL,
@@ -43,9 +43,11 @@ from xenopsd.backends.xen.domctl import (
     CreateDomain,
     HvmParam,
     Outfit,
+    PhysInfo,
     Scheduling,
     Shutdown,
 )
+from xenopsd.backends.xen.platform import figure, flag
 from xenopsd.backends.xen.world import World
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,8 @@ _EMULATED = {GuestKind.PV: EMULATE_NOTHING, GuestKind.PVH: EMULATE_LAPIC, GuestK
 # What xl gives a guest that asks for Viridian: base, frequencies, time reference count, APIC assistance, crash registers.
 _VIRIDIAN = 0b1100101
 _SECONDS = re.compile(r"-?[0-9]{1,10}")
-_HVM_VCPUS = 128  # hvm_info_table.h: HVM_MAX_VCPUS
 _CMDLINE_LIMIT = 1023  # xen.h: MAX_GUEST_CMDLINE, with its last zero
 _TIMER_MODE = 1  # as xl: ticks that were missed are not made up for
-_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -87,61 +87,34 @@ def kind_of(vm: Vm) -> GuestKind:
 
 
 async def create(world: World, vm: Vm) -> None:
-    """An empty domain. Raises `AlreadyExists`, `HypercallFailed`."""
+    """An empty domain. Raises `AlreadyExists`, `BadRequest`, `Unimplemented`, `HypercallFailed`."""
     kind = kind_of(vm)
-    _refuse_impossible(vm)
+    refuse_impossible(vm, kind, world.host)
     old = await world.domains.info(vm.id)
     if old is not None and not (old.shutdown and old.shutdown_reason == Shutdown.SUSPEND):
         raise AlreadyExists("domain", vm.id)
     await destroy(world, vm)  # one that is suspended in place, or what is left of one that vanished
-    await world.domains.create(vm, lambda handle: _wanted(vm, kind, handle))
+    await world.domains.create(vm, lambda handle: _wanted(vm, kind, world.host, handle))
 
 
-def _refuse_impossible(vm: Vm) -> None:
-    """Raise `BadRequest` for what Xen would refuse without a word of why."""
-    if not isinstance(vm.ty, Pv) and vm.vcpu_max > _HVM_VCPUS:
-        raise BadRequest("vm.vcpu_max", f"is {vm.vcpu_max}; Xen gives {_HVM_VCPUS} at most to a guest that is not PV")
-    if isinstance(vm.ty, Hvm) and vm.memory_dynamic_max >> 20 <= vm.ty.video_mib:
-        memory = f"is {vm.memory_dynamic_max >> 20} MiB, and the graphics card takes {vm.ty.video_mib} MiB of that"
-        raise BadRequest("vm.memory_dynamic_max", memory)
-
-
-def _wanted(vm: Vm, kind: GuestKind, handle: UUID) -> CreateDomain:
+def _wanted(vm: Vm, kind: GuestKind, host: PhysInfo, handle: UUID) -> CreateDomain:
     hvm = kind is not GuestKind.PV
     return CreateDomain(
         handle=handle,
         max_vcpus=vm.vcpu_max,
         hvm=hvm,
-        hap=hvm and _flag(vm, "hap", default=True),
+        hap=hvm and paging(vm, host),
         oos_off=hvm,
-        iommu=getattr(vm.ty, "pci_passthrough", False),
-        nested_virt=kind is GuestKind.HVM and _flag(vm, "nested-virt", default=False),
-        vpmu=_flag(vm, "vpmu", default=False),
-        msr_relaxed=_flag(vm, "msr-relaxed", default=False),
+        iommu=host.directio and getattr(vm.ty, "pci_passthrough", False),  # without one, `pci` says what may be plugged
+        nested_virt=kind is GuestKind.HVM and flag(vm, "nested-virt", default=False),
+        vpmu=flag(vm, "vpmu", default=False),
+        msr_relaxed=flag(vm, "msr-relaxed", default=False),
         emulation_flags=_EMULATED[kind],
         max_evtchn_port=_EVENT_CHANNELS,
-        max_grant_frames=_figure(vm, "max_grant_frames", 64),
-        max_maptrack_frames=_figure(vm, "max_maptrack_frames", 1024),
+        max_grant_frames=figure(vm, "max_grant_frames", 64),
+        max_maptrack_frames=figure(vm, "max_maptrack_frames", 1024),
         ssidref=vm.ssidref,
     )
-
-
-def _flag(vm: Vm, key: str, *, default: bool) -> bool:
-    """A platform key that is yes or no. Raises `BadRequest`."""
-    text = vm.platformdata.get(key)
-    if text is None:
-        return default
-    if text.lower() not in _WORDS:
-        raise BadRequest(f"platformdata.{key}", f"{text!r:.40} is neither true nor false")
-    return _WORDS[text.lower()]
-
-
-def _figure(vm: Vm, key: str, default: int, *, most: int = 9_999_999) -> int:
-    """A platform key that is a number. Raises `BadRequest`."""
-    text = vm.platformdata.get(key, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= most):
-        raise BadRequest(f"platformdata.{key}", f"{text!r:.40} is no number up to {most}")
-    return int(text)
 
 
 async def build(world: World, machine: Metadata, *, force: bool) -> None:
@@ -242,10 +215,10 @@ def _outfit(vm: Vm, plan: MemoryPlan, timeoffset: str) -> Outfit:
 def _hvm_params(vm: Vm) -> dict[HvmParam, int]:
     if isinstance(vm.ty, Pv):
         return {}
-    params = {HvmParam.TIMER_MODE: _figure(vm, "timer_mode", _TIMER_MODE, most=3)}
+    params = {HvmParam.TIMER_MODE: figure(vm, "timer_mode", _TIMER_MODE, most=3)}
     if isinstance(vm.ty, Hvm):
-        params[HvmParam.HPET_ENABLED] = int(_flag(vm, "hpet", default=True))
-        if _flag(vm, "viridian", default=False):
+        params[HvmParam.HPET_ENABLED] = int(flag(vm, "hpet", default=True))
+        if flag(vm, "viridian", default=False):
             params[HvmParam.VIRIDIAN] = _VIRIDIAN
     return params
 
@@ -305,6 +278,6 @@ def _timeoffset(world: World, vm: Vm) -> str:
 
 def _registered(vm: Vm) -> str:
     offset = (vm.ty.timeoffset if isinstance(vm.ty, Hvm) else vm.platformdata.get("timeoffset", "")) or "0"
-    if _flag(vm, "localtime", default=False) and _SECONDS.fullmatch(offset):
+    if flag(vm, "localtime", default=False) and _SECONDS.fullmatch(offset):
         offset = str(int(offset) + time.localtime().tm_gmtoff)
     return offset

@@ -21,7 +21,7 @@ from xenops.events import Kind
 from xenops.types.vm import Vm
 from xenopsd.backends.port import Changed
 from xenopsd.backends.xen.domain import layout
-from xenopsd.backends.xen.domain.handles import handle_of
+from xenopsd.backends.xen.domain.layout import handle_of
 from xenopsd.backends.xen.domctl import CreateDomain, DomainInfo, Domctl
 from xenopsd.backends.xen.xenstore.changes import Remove, Write
 from xenopsd.backends.xen.xenstore.client import XenStore

@@ -18,7 +18,7 @@ explained in docs/xenstore.md.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from xenops.types.vm import Bios, Hvm, Pv, Vm
 from xenopsd.backends.xen.domain.memory import MemoryPlan
@@ -43,6 +43,18 @@ _GUEST_WRITES = (
     "error",
 )
 _A_PC_WRITES = ("control/feature-s3", "control/feature-s4")
+_OURS = UUID("7c1d8a52-6b1f-5e0b-9d0e-3f2f5a0c4be1")  # machines whose id is no UUID get one below this one
+
+
+def handle_of(vm: str) -> UUID:
+    """The handle of a machine's domain, by which Xen and xl's tools know it.
+
+    The machine's id when that is a UUID, else one that is always the same for this id.
+    """
+    try:
+        return UUID(vm)
+    except ValueError:
+        return uuid5(_OURS, vm)
 
 
 def domain(domid: int) -> str:

@@ -12,7 +12,7 @@ from xenops.errors import DoesNotExist, HypercallFailed
 from xenops.types.console import Console, ConsoleProtocol
 from xenops.types.vm import HALTED, DomainType, Hvm, PowerState, Pv, PvInPvh, Vm, VmState
 from xenopsd.backends.xen.domain import layout
-from xenopsd.backends.xen.domain.handles import handle_of
+from xenopsd.backends.xen.domain.layout import handle_of
 from xenopsd.backends.xen.domain.shelf import Shelf
 from xenopsd.backends.xen.domain.trees import Told
 from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
