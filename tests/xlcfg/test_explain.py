@@ -235,6 +235,7 @@ def test_an_hvm_guest() -> None:
     usual = hvm("")
     assert (usual.boot_order, usual.vnc_ip, usual.video, usual.video_mib) == ("cd", "127.0.0.1", Video.CIRRUS, 4)
     assert hvm("boot = 'dc'").boot_order == "dc"
+    assert hvm("boot = ''").boot_order == "cd"
     assert hvm("vnc = 0").vnc_ip is UNSET
     assert hvm("vnclisten = '0.0.0.0'").vnc_ip == "0.0.0.0"
     assert hvm("vnclisten = '0.0.0.0:3'").vnc_ip == "0.0.0.0"
@@ -297,6 +298,12 @@ def test_pci_devices_ask_for_passthrough() -> None:
 def test_what_has_no_effect_is_said_by_key_and_line(text: str, warning: str) -> None:
     line = 2 + text.count("\n")
     assert warnings(HVM + text) == [f"vm.cfg:{line}: {warning}"]
+
+
+@pytest.mark.parametrize("order", ["q", "hd=1", "cc", "acdn", "c,menu=on"])
+def test_a_boot_order_is_one_that_a_pc_has(order: str) -> None:
+    with pytest.raises(ConfigError, match="boot is up to three of"):
+        load(HVM + f"boot = '{order}'", uuid=UUID)
 
 
 def test_warnings_come_in_the_order_of_the_text() -> None:

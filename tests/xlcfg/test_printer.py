@@ -76,7 +76,8 @@ PCIS = st.lists(st.sampled_from(["'01:00.0'", "'0002:1f:1f.7,msitranslate=0'", "
     lambda entries: f"[{','.join(entries)}]"
 )
 SETTINGS: dict[str, st.SearchStrategy[str]] = {
-    **dict.fromkeys(["name", "cmdline", "extra", "root", "serial", "keymap", "boot", "vtpm", "ramdisk"], QUOTED),
+    "boot": st.sampled_from(["'c'", "'dc'", "'ncd'", "''"]),
+    **dict.fromkeys(["name", "cmdline", "extra", "root", "serial", "keymap", "vtpm", "ramdisk"], QUOTED),
     **dict.fromkeys(["acpi", "hap", "nx", "viridian", "hpet", "vnc", "stdvga", "nomigrate", "localtime", "usb"], FLAG),
     **dict.fromkeys(["pci_msitranslate", "pci_power_mgmt", "has_vendor_device", "pvshim", "vpmu", "nestedhvm"], FLAG),
     **dict.fromkeys(["memory", "videoram", "max_grant_frames", "vncdisplay", "cpu_weight", "cap"], SMALL),

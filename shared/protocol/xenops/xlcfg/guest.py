@@ -28,6 +28,7 @@ from xenops.xlcfg.keys import nearest
 # Nobody but this host should see a screen unless its owner says so.
 LOOPBACK = "127.0.0.1"
 BOOT_ORDER = "cd"
+BOOT_ORDERS = re.compile(r"(?:([acdn])(?!.*\1)){1,3}")
 
 
 class GuestKind(Enum):
@@ -190,11 +191,22 @@ def _hvm(doc: Document, *, pci_passthrough: bool) -> Hvm:
         serial=_serial(doc),
         keymap=doc.string("keymap") or UNSET,
         vnc_ip=UNSET if vnc is False else _listens(doc)[0],
-        boot_order=doc.string("boot") or BOOT_ORDER,
+        boot_order=_boot_order(doc),
         firmware=_firmware(doc),
         tpm=_tpm(doc),
         pci_passthrough=pci_passthrough,
     )
+
+
+def _boot_order(doc: Document) -> str:
+    """Letters, as QEMU understands them on a PC."""
+    order = doc.text("boot")
+    if order is None or not order.value:
+        return BOOT_ORDER
+    if not BOOT_ORDERS.fullmatch(order.value):
+        letters = "a (floppy), c (disk), d (CD) and n (network)"
+        doc.fail(order, f"boot is up to three of {letters}, each once, not {order.value!r:.20}")
+    return order.value
 
 
 def _hvm_kernel(doc: Document) -> None:

@@ -90,7 +90,8 @@ def _kind(vm: Vm) -> GuestKind:
 
 
 def _hvm(hvm: Hvm) -> Iterator[tuple[str, Value]]:
-    yield "boot", hvm.boot_order
+    if guest.BOOT_ORDERS.fullmatch(hvm.boot_order):
+        yield "boot", hvm.boot_order
     if not hvm.hap:
         yield "hap", 0
     if isinstance(hvm.firmware, Uefi):

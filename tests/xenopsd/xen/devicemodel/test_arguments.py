@@ -120,6 +120,8 @@ def test_golden_command_lines(name: str) -> None:
         (machine(serial="tcp::4444,server"), "vm.ty.serial"),
         (machine(serial="stdio"), "vm.ty.serial"),
         (machine(boot_order="c,menu=on"), "vm.ty.boot_order"),
+        (machine(boot_order="cc"), "vm.ty.boot_order"),
+        (machine(boot_order="acdn"), "vm.ty.boot_order"),
         (machine(video=Video.VGPU), "vm.ty.video"),
         (machine(platform={"usb": "perhaps"}), "platformdata.usb"),
         (machine(vnc_ip="192.0.2.1", platform={"vncdisplay": "59636"}), "platformdata.vncdisplay"),

@@ -34,7 +34,7 @@ _FORMATS = ("raw", "qcow2", "qcow", "vpc", "vmdk", "vdi", "qed")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _KEYMAP = re.compile(r"[a-z]{2}(-[a-z]{2})?")
-_BOOT_ORDER = re.compile(r"[acdn]{1,4}")
+_BOOT_ORDER = re.compile(r"(?:([acdn])(?!.*\1)){1,3}")  # qemu, hw/i386/pc.c: PC_MAX_BOOT_DEVICES, and none twice
 _SERIAL = re.compile(r"pty|none|null|(/dev/|file:/|unix:/)[^,]*")
 # What going into the background needs (a fork, a session of its own) has to stay allowed; privileges cannot be gained.
 SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
@@ -186,7 +186,7 @@ def _boot_order(hvm: Hvm) -> str:
     """Of `a` floppy, `c` disk, `d` CD, `n` network."""
     order = hvm.boot_order or "cda"
     if not _BOOT_ORDER.fullmatch(order):
-        raise BadRequest("vm.ty.boot_order", f"{order!r:.20}: write up to four of a, c, d and n")
+        raise BadRequest("vm.ty.boot_order", f"{order!r:.20}: write up to three of a, c, d and n, each once")
     return order
 
 
