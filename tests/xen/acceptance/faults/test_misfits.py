@@ -170,11 +170,7 @@ MISFITS: dict[str, tuple[Callable[[Path], Machine], type[Fault], str]] = {
     "no timer mode": (lambda _: changed("hvm", platformdata={"timer_mode": "99"}), BadRequest, "no number up to 3"),
     "perhaps": (lambda _: changed("pvh", platformdata={"hap": "perhaps"}), BadRequest, "neither true nor false"),
     "counters": (lambda _: changed("pv", platformdata={"vpmu": "1"}), BadRequest, "performance counters"),
-    "nested without paging": (
-        lambda _: changed("hvm", ty=Hvm(hap=False), platformdata={"nested-virt": "true"}),
-        BadRequest,
-        "nested-virt",
-    ),
+    "shadowed pages": (lambda _: of_type("hvm", Hvm(hap=False)), BadRequest, "without shadow paging"),
     "a stub domain": (lambda _: of_type("hvm", Hvm(qemu_stubdom=True)), Unimplemented, "qemu_stubdom"),
     "a TPM": (lambda _: of_type("hvm", Hvm(tpm="vtpm")), Unimplemented, "a TPM"),
     "long data for the guest": (lambda _: changed("pv", xsdata={"vm-data/x": "y" * 10000}), IoError, "vm-data/x"),

@@ -60,6 +60,7 @@ def test_a_plain_guest_is_possible(ty: BuilderInfo) -> None:
         (a_vm(HVM), replace(HOST, hvm=False), Unimplemented, "an HVM|a HVM"),
         (a_vm(PVH, hap="0"), replace(HOST, shadow=False), BadRequest, "platformdata.hap"),
         (a_vm(HVM), replace(HOST, shadow=False, hap=False), BadRequest, "platformdata.hap"),
+        (a_vm(Hvm(hap=False)), replace(HOST, shadow=False), BadRequest, "vm.ty.hap"),
         (a_vm(HVM, hap="0", nested_virt="1"), HOST, BadRequest, "nested-virt"),
         (a_vm(Hvm(video_mib=64)), HOST, BadRequest, "graphics card"),
         (a_vm(Hvm(qemu_stubdom=True)), HOST, Unimplemented, "qemu_stubdom"),

@@ -38,7 +38,8 @@ def paging(vm: Vm, host: PhysInfo) -> bool:
 
 def _refuse_paging(vm: Vm, host: PhysInfo) -> None:
     if not paging(vm, host) and not host.shadow:
-        raise BadRequest("platformdata.hap", "this Xen was built without shadow paging, so it cannot be false here")
+        field = "vm.ty.hap" if isinstance(vm.ty, Hvm) and not vm.ty.hap else "platformdata.hap"
+        raise BadRequest(field, "this Xen was built without shadow paging, so it cannot be false here")
     if isinstance(vm.ty, Hvm) and flag(vm, "nested-virt", default=False) and not paging(vm, host):
         raise BadRequest(
             "platformdata.nested-virt", "needs hardware assisted paging (hap), which this guest does not have"
