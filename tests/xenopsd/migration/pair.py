@@ -94,6 +94,7 @@ class Host:
             for each in background:
                 each.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await daemon.workers.stop(0.0)  # what the dead were at is waited for by nobody
             await daemon.end()
             await bus.close()
 
