@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import pika
 from pika import spec
 from pika.channel import Channel
 from pika.exceptions import AMQPError, AuthenticationError, ConnectionClosed, ProbableAuthenticationError
@@ -23,10 +22,10 @@ from pika.spec import Basic, BasicProperties
 
 from xenops.bus import meters
 from xenops.bus.calls import Call, Calls
-from xenops.bus.link import Lane, Link, close_link, open_link
-from xenops.bus.place import place
-from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
-from xenops.bus.serving import DEAD_LIMIT, Served, Subscribed, open_queue
+from xenops.bus.link import Lane, Link, close_link, open_link, parameters
+from xenops.bus.place import address_of, places
+from xenops.bus.port import EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
+from xenops.bus.serving import QueueType, Served, Subscribed, open_dead_queue, open_queue
 from xenops.bus.untrusted import message
 from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
@@ -47,11 +46,12 @@ _Under = Call[tuple[Message, "asyncio.Future[Message]"]]
 
 
 class AmqpBus:
-    """One process's connection to the switch at `url`, `amqp://user:password@host:port/%2F`."""
+    """One process's connection to the switch at `url`, or to one of the nodes of a cluster (see `place`)."""
 
-    def __init__(self, url: str, *, name: str = "") -> None:
-        self.address = place(url).address
-        self._parameters = _parameters(url, name)
+    def __init__(self, url: str, *, name: str = "", queue_type: QueueType = "classic") -> None:
+        nodes = places(url)
+        self.address, self.queue_type = address_of(nodes), queue_type
+        self._nodes = [parameters(node, name) for node in nodes]
         self._link: Link | None = None
         self._lane: Lane | None = None  # requests and their replies, confirmed
         self._out: Lane | None = None  # replies and events, unconfirmed
@@ -121,7 +121,7 @@ class AmqpBus:
         if link is None or not self._up.is_set():
             return 0
         try:
-            lane, count = await open_queue(link, queue, limit, lambda _: None)
+            lane, count = await open_queue(link, queue, self.queue_type, limit, lambda _: None)
         except AMQPError as error:
             log.debug("how many serve %s cannot be told: %r", queue, error)  # `serve` meets it as well, and mends it
             return 0
@@ -155,19 +155,20 @@ class AmqpBus:
         pause, first = _PAUSE_S[0], True
         while True:
             try:
-                link = await open_link(self._parameters, _CONNECT_TIMEOUT_S)
+                link = await open_link(self._nodes[0], _CONNECT_TIMEOUT_S)
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     await self._declare_all(link)
                 pause = _PAUSE_S[0]
                 if not first:
                     meters.reconnects.inc()
-                log.info("connected to %s", self.address)
+                log.info("connected to %s:%d", self._nodes[0].host, self._nodes[0].port)
                 first = False
                 why: object = await link.closed
             except (OSError, AMQPError, TimeoutError) as error:
                 why = error
             self._why = why
             self._down()
+            self._nodes.append(self._nodes.pop(0))
             log.log(
                 logging.WARNING if pause == _PAUSE_S[0] else logging.DEBUG, "no connection to %s: %r", self.address, why
             )
@@ -184,11 +185,7 @@ class AmqpBus:
         await lane.ask(
             lambda done: lane.channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True, callback=done)
         )
-        await out.ask(
-            lambda done: out.channel.queue_declare(
-                DEAD_QUEUE, durable=True, arguments={"x-max-length": DEAD_LIMIT}, callback=done
-            )
-        )
+        await open_dead_queue(link, self.queue_type)
         for part in list(self._parts):
             await self._declare(part, link)
         self._lane, self._out, self._tag = lane, out, 0
@@ -310,13 +307,6 @@ def _explained(why: object) -> str:
 
 def _code(why: object) -> int:
     return why.reply_code if isinstance(why, ConnectionClosed) else 0
-
-
-def _parameters(url: str, name: str) -> pika.URLParameters:
-    parameters = pika.URLParameters(url)
-    if name:
-        parameters.client_properties = {"connection_name": name}
-    return parameters
 
 
 def _number(properties: BasicProperties) -> int:

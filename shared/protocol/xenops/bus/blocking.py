@@ -7,6 +7,7 @@ One object belongs to one thread. An exception of a signal's handler may come ou
 
 import itertools
 import random
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from amqp import Message as Content
 from amqp.exceptions import MessageNacked
 from kombu.connection import Connection  # `kombu.Connection` is looked up lazily, which two threads must not do at once
 
-from xenops.bus.place import place
+from xenops.bus.place import Place, address_of, places
 from xenops.bus.port import EVENTS_EXCHANGE, JSON, Message
 from xenops.errors import Busy, ConnectionLost, NoSuchService, SwitchUnreachable, TimedOut
 
@@ -34,19 +35,12 @@ _Connect: Any = Connection  # kombu is half typed
 
 
 class BlockingBus:
-    """A script's connection to the switch at `url`; nothing is connected before it is needed."""
+    """A script's connection to the switch at `url` (see `place`); nothing is connected before it is needed."""
 
     def __init__(self, url: str) -> None:
-        at = place(url)
-        self.address = at.address
-        verified = {"server_hostname": at.host.strip("[]"), "context": {"check_hostname": True}}
-        self._kombu: Any = _Connect(
-            url,
-            heartbeat=0,
-            login_method="PLAIN",
-            ssl=verified if at.scheme == "amqps" else False,
-            transport_options={"confirm_publish": True},
-        )
+        nodes = places(url)
+        self.address = address_of(nodes)
+        self._nodes = [_kombu(node) for node in nodes]
         self._connection: Any = None
         self._channel: Any = None
         self._numbers = itertools.count(1)
@@ -75,9 +69,9 @@ class BlockingBus:
             return
         try:
             connection.transport.sock.settimeout(_GOODBYE_S)
-            self._kombu.release()
+            self._nodes[0].release()
         except (OSError, AMQPError):
-            self._kombu.collect()  # it is gone either way
+            self._nodes[0].collect()  # it is gone either way
 
     def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
         """Send a request and wait for its reply; ends as `xenops.bus.port.Bus.call` does."""
@@ -177,22 +171,25 @@ class BlockingBus:
         if self._connection is not None and self._connection.connected:
             return
         self._lose()
-        left = None if until is None else max(0.1, until - time.monotonic())
-        self._kombu.connect_timeout = min(left or _CONNECT_S, _CONNECT_S)
-        first, longest = _PAUSE_S
-        try:
-            self._kombu.ensure_connection(
-                interval_start=first,
-                interval_step=first,
-                interval_max=longest,
-                timeout=left,
-                reraise_as_library_errors=False,
-            )
-        except (AccessRefused, NotAllowed):
-            raise SwitchUnreachable(self.address, _REFUSED) from None
-        except (OSError, AMQPError) as error:
-            raise SwitchUnreachable(self.address, _explained(error)) from None
-        self._connection = self._kombu.connection
+        pauses = _pauses()
+        while True:
+            left = None if until is None else max(0.1, until - time.monotonic())
+            node = self._nodes[0]
+            node.connect_timeout = min(left or _CONNECT_S, _CONNECT_S)
+            try:
+                node.ensure_connection(
+                    max_retries=1, interval_start=0, interval_max=0, timeout=left, reraise_as_library_errors=False
+                )
+                self._connection = node.connection
+                return
+            except (AccessRefused, NotAllowed):
+                raise SwitchUnreachable(self.address, _REFUSED) from None
+            except (OSError, AMQPError) as error:
+                self._nodes.append(self._nodes.pop(0))
+                pause = next(pauses)
+                if until is not None and time.monotonic() + pause >= until:
+                    raise SwitchUnreachable(self.address, _explained(error)) from None
+            time.sleep(pause)
 
     def _publish(self, channel: Any, queue: str, request: Message, until: float) -> None:
         """Hand it to the switch; `_returned` tells whether it came back."""
@@ -224,7 +221,8 @@ class BlockingBus:
         """Forget the connection; the next use makes another."""
         self._channel = self._events_channel = None
         self._connection = None
-        self._kombu.collect()
+        for node in self._nodes:
+            node.collect()
 
     def _on_reply(self, untrusted: Any) -> None:
         if untrusted.properties.get("correlation_id") == self._expected:
@@ -235,6 +233,23 @@ class BlockingBus:
 
     def _on_return(self, *_: object) -> None:
         self._returned = True
+
+
+def _kombu(node: Place) -> Any:
+    """One node. Who it is and who we are is checked where there are certificates."""
+    tls: dict[str, Any] | bool = False
+    if node.scheme == "amqps":
+        node.tls()  # what is wrong with the files is said at once
+        files = {"ca_certs": node.cacertfile, "certfile": node.certfile, "keyfile": node.keyfile}
+        tls = {"server_hostname": node.host.strip("[]"), "cert_reqs": ssl.CERT_REQUIRED}
+        tls |= {key: path for key, path in files.items() if path}
+    return _Connect(
+        node.bare,
+        heartbeat=0,
+        login_method="PLAIN",
+        ssl=tls,
+        transport_options={"confirm_publish": True},
+    )
 
 
 def _pauses() -> Iterator[float]:

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pika
 from pika import spec
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import BasicProperties
 
-from xenops.bus.link import Lane, close_link, open_link
-from xenops.bus.place import place
+from xenops.bus.link import Lane, Link, close_link, open_link, parameters
+from xenops.bus.place import Place, address_of, places
 from xenops.bus.port import Message
 from xenops.bus.untrusted import message
 from xenops.errors import Busy, ConnectionLost, DoesNotExist, SwitchUnreachable
@@ -128,15 +127,21 @@ class Refused(Exception):
 @asynccontextmanager
 async def letterbox(url: str, *, name: str) -> AsyncIterator[Letterbox]:
     """A connection for work on queues by hand."""
-    where = place(url).address
-    parameters = pika.URLParameters(url)
-    parameters.client_properties = {"connection_name": name}
-    try:
-        link = await open_link(parameters, _CONNECT_S)
-    except (OSError, AMQPError, TimeoutError) as error:
-        raise SwitchUnreachable(where, str(error) or type(error).__name__) from None
+    nodes = places(url)
+    where = address_of(nodes)
+    link = await _first_link(nodes, name, where)
     try:
         lane = await Lane(link, lambda error: None).open()
         yield await Letterbox(lane, where).confirming()
     finally:
         await close_link(link, _GOODBYE_S)
+
+
+async def _first_link(nodes: list[Place], name: str, where: str) -> Link:
+    why: BaseException | None = None
+    for node in nodes:
+        try:
+            return await open_link(parameters(node, name), _CONNECT_S)
+        except (OSError, AMQPError, TimeoutError) as error:
+            why = error
+    raise SwitchUnreachable(where, str(why) or type(why).__name__) from None

@@ -17,6 +17,7 @@ from pika import frame, spec
 from pika.channel import Channel
 from pika.exceptions import AMQPError, StreamLostError
 
+from xenops.bus.place import Place
 from xenops.bus.untrusted import salvaged_properties
 from xenops.intake import Intake
 
@@ -169,6 +170,17 @@ def _decode(kind: int, data: bytes) -> Any:
     _, channel, _ = _FRAME.unpack_from(data)
     _, _, body_size = struct.unpack_from(">HHQ", data, _FRAME.size)
     return frame.Header(channel, body_size, salvaged_properties(data[_FRAME.size + 12 : -1]))
+
+
+def parameters(node: Place, name: str) -> pika.URLParameters:
+    """How pika is told where to connect, and as who."""
+    found = pika.URLParameters(node.bare)
+    context = node.tls()
+    if context is not None:
+        found.ssl_options = pika.SSLOptions(context, node.host.strip("[]"))
+    if name:
+        found.client_properties = {"connection_name": name}
+    return found
 
 
 async def open_link(parameters: pika.connection.Parameters, timeout_s: float) -> Link:

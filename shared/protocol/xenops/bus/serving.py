@@ -7,7 +7,7 @@ Each is declared anew on every connection, and again when the broker closes its 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker
@@ -20,11 +20,14 @@ from xenops.bus.untrusted import message
 
 log = logging.getLogger(__name__)
 _PRECONDITION_FAILED = 406
+QueueType = Literal["classic", "quorum"]
 DEAD_LIMIT = 10000  # dead letters are for people to look at: the oldest go first
 
 
 class Owner(Protocol):
     """The bus to which it belongs."""
+
+    queue_type: QueueType
 
     def reply(self, reply_to: str, reply: Message) -> None:
         """Send a reply over whatever connection there is, or the next."""
@@ -75,7 +78,7 @@ class Served:
 
     async def declare(self, link: Link) -> None:
         """Declare the queue on this connection and consume from it."""
-        lane, _ = await open_queue(link, self._queue, self._limit, self._closed)
+        lane, _ = await open_queue(link, self._queue, self._owner.queue_type, self._limit, self._closed)
         await lane.ask(lambda done: lane.channel.basic_qos(prefetch_count=self._prefetch, callback=done))
         self._lane, self._acks = lane, Acks()
 
@@ -226,31 +229,51 @@ class Subscribed:
 
 
 async def open_queue(
-    link: Link, queue: str, limit: int, on_closed: Callable[[BaseException], None]
+    link: Link, queue: str, queue_type: QueueType, limit: int, on_closed: Callable[[BaseException], None]
 ) -> tuple[Lane, int]:
-    """A channel on which this queue of requests was declared, and how many consume from it now.
-
-    A queue that exists with other limits is taken as it is: it may hold requests.
-    """
-    try:
-        return await _declared(link, queue, limit, on_closed, passive=False)
-    except ChannelClosedByBroker as error:
-        if error.reply_code != _PRECONDITION_FAILED:
-            raise
-        log.warning("the queue %s was declared with other limits; delete it to have ours: %s", queue, error)
-        return await _declared(link, queue, limit, on_closed, passive=True)
-
-
-async def _declared(
-    link: Link, queue: str, limit: int, on_closed: Callable[[BaseException], None], *, passive: bool
-) -> tuple[Lane, int]:
-    lane = await Lane(link, on_closed).open()
-    arguments: dict[str, Any] = {
+    """A channel on which this queue of requests was declared, and how many consume from it now."""
+    arguments = {
         "x-max-length": limit,
         "x-overflow": "reject-publish",
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": DEAD_QUEUE,
     }
+    return await _open(link, queue, arguments | _typed(queue_type), on_closed)
+
+
+async def open_dead_queue(link: Link, queue_type: QueueType) -> None:
+    """Declare where requests go that nobody could read."""
+    lane, _ = await _open(link, DEAD_QUEUE, {"x-max-length": DEAD_LIMIT} | _typed(queue_type), lambda _: None)
+    lane.close()
+
+
+def _typed(queue_type: QueueType) -> dict[str, Any]:
+    # Not said of a classic one: it is the default, and queues of before there was a choice are the same.
+    return {} if queue_type == "classic" else {"x-queue-type": queue_type}
+
+
+async def _open(
+    link: Link, queue: str, arguments: dict[str, Any], on_closed: Callable[[BaseException], None]
+) -> tuple[Lane, int]:
+    """A queue that exists with other limits, or is of another type, is taken as it is: it may hold requests."""
+    try:
+        return await _declared(link, queue, arguments, on_closed, passive=False)
+    except ChannelClosedByBroker as error:
+        if error.reply_code != _PRECONDITION_FAILED:
+            raise
+        log.log(
+            logging.DEBUG if queue == DEAD_QUEUE else logging.WARNING,
+            "the queue %s was declared otherwise; delete it to have it as configured: %s",
+            queue,
+            error,
+        )
+        return await _declared(link, queue, arguments, on_closed, passive=True)
+
+
+async def _declared(
+    link: Link, queue: str, arguments: dict[str, Any], on_closed: Callable[[BaseException], None], *, passive: bool
+) -> tuple[Lane, int]:
+    lane = await Lane(link, on_closed).open()
     ok = await lane.ask(
         lambda done: lane.channel.queue_declare(
             queue, durable=True, passive=passive, arguments=arguments, callback=done

@@ -30,8 +30,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from xenops import wire
 from xenops.bus.amqp import AmqpBus
+from xenops.bus.place import places
 from xenops.bus.port import Bus, Message
-from xenops.errors import Fault
+from xenops.bus.serving import QueueType
+from xenops.errors import BadRequest, Fault
 from xenops.events import Change, Event, Kind, encode, topic
 from xenops.interfaces.xenops.general import General
 from xenops.rpc import stub
@@ -59,6 +61,9 @@ class BusSettings(Settings, frozen=True, kw_only=True):
     amqp_url_file: Annotated[
         str, Meta(description="file with the switch's URL, readable by its owner alone; wins over amqp-url")
     ] = ""
+    amqp_queue_type: Annotated[
+        QueueType, Meta(description="classic, or quorum: queues that outlive a node of a RabbitMQ cluster")
+    ] = "classic"
     host: Annotated[
         str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+\Z", description="this host's name on the bus")
     ] = field(default_factory=short_hostname)
@@ -89,12 +94,12 @@ class BusSettings(Settings, frozen=True, kw_only=True):
 
 def _checked(untrusted_url: str, where: str) -> str:
     try:
-        parts = urlsplit(untrusted_url)
-        good = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise SettingsError(f"{where}: is no URL of a switch, such as {DEFAULT_URL}")  # not shown: it may hold secrets
+        for node in places(untrusted_url):
+            if node.port == 0 or not urlsplit(node.bare).hostname:
+                raise BadRequest("url", "names no host")
+            node.tls()
+    except BadRequest as fault:
+        raise SettingsError(f"{where}: {fault.reason}") from None
     return untrusted_url
 
 
@@ -107,7 +112,7 @@ async def connected(settings: BusSettings, program: str, stop: asyncio.Event) ->
         log.error("metrics cannot be served: %s; choose another --metrics-host or --metrics-port", error)
         raise SystemExit(1) from None
     log.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)
-    bus = AmqpBus(settings.url(), name=program)
+    bus = AmqpBus(settings.url(), name=program, queue_type=settings.amqp_queue_type)
     connecting, stopping = asyncio.ensure_future(bus.connect()), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
