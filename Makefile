@@ -8,7 +8,7 @@ SOURCES := shared services clients deploy docs tests bench examples
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fmt lint types test test-crash test-docker test-xen xen-shell bench bench-xen docs golden clean test-switch
+.PHONY: help setup demo run fmt lint types test test-crash test-docker test-xen xen-shell bench bench-xen docs golden clean test-switch test-scale
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,10 @@ test: setup ## all tests that need no root, no docker and no Xen
 # tests/xenopsd/steps/samples.py says what `make test` takes of it.
 test-crash: setup ## every step of every operation fails, is cancelled, times out, is killed, loses its bus
 	CRASH=all $(BIN)/pytest -n auto tests/xenopsd/steps tests/xenopsd/kill tests/xenopsd/store tests/system/test_crash_loop.py
+
+# tests/scale/sizes.py says how many; `make test` has a few of everything.
+test-scale: setup ## 10,000 machines, 2000 running, 64 orchestrators, storms of events, slow and dead subscribers
+	SCALE=all $(BIN)/pytest -n 2 tests/scale
 
 test-switch: setup ## the switch against RabbitMQ, SWITCH_DIFF random command sequences (2000)
 	SWITCH_DIFF=$(or $(SWITCH_DIFF),2000) $(BIN)/pytest -n 0 tests/message_switch/test_differential.py

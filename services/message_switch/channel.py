@@ -189,7 +189,7 @@ class Channel:
 
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         """See `Sink`."""
-        if consumer.queue is None and self.outbox.size > REPLY_WATER:
+        if consumer.queue is None and self.outbox.behind > REPLY_WATER:
             return
         self._tag = tag = self._tag + 1
         if not consumer.no_ack and consumer.queue is not None:

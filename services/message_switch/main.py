@@ -102,7 +102,8 @@ async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, 
         write_atomically(Path(settings.data) / "port", f"{server.port}\n")
     if settings.metrics_port:
         build_info(PROGRAM)
-        REGISTRY.register(SwitchCollector(broker, lambda: len(server.connections), lambda: journal.size, time.time))
+        connections, journalled = (lambda: len(server.connections)), (lambda: journal.size)
+        REGISTRY.register(SwitchCollector(broker, connections, server.unread, journalled, time.time))
         await serve_metrics(settings.metrics_host, settings.metrics_port)
     log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
     notify_ready()

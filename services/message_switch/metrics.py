@@ -23,10 +23,16 @@ class SwitchCollector(Collector):
     """See the module; server-named queues come and go, so they are only summed up."""
 
     def __init__(
-        self, broker: Broker, connections: Callable[[], int], journal_bytes: Callable[[], int], now: Callable[[], float]
+        self,
+        broker: Broker,
+        connections: Callable[[], int],
+        unread_bytes: Callable[[], int],
+        journal_bytes: Callable[[], int],
+        now: Callable[[], float],
     ) -> None:
         self._broker = broker
         self._connections = connections
+        self._unread_bytes = unread_bytes
         self._journal_bytes = journal_bytes
         self._now = now
 
@@ -38,6 +44,9 @@ class SwitchCollector(Collector):
         yield GaugeMetricFamily("message_switch_connections", "Open connections", value=self._connections())
         yield GaugeMetricFamily("message_switch_queues", "Queues, of all kinds", value=len(broker.queues))
         yield GaugeMetricFamily("message_switch_queued_bytes", "Bytes of waiting messages", value=broker.queued_bytes)
+        yield GaugeMetricFamily(
+            "message_switch_unread_bytes", "Bytes that peers have to read", value=self._unread_bytes()
+        )
         yield GaugeMetricFamily("message_switch_journal_bytes", "Size of the journal", value=self._journal_bytes())
         lacking = GaugeMetricFamily("message_switch_publishers_wait", "Whether for lack of this", labels=["lack"])
         for what in ("memory", "disk"):

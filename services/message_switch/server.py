@@ -77,6 +77,7 @@ class Connection(Intake):
 
     def resume_writing(self) -> None:
         self._paused = self._swamped = False
+        self.session.outbox.unread = 0
         self.listen()
         self.session.resume(time.time())
 
@@ -89,7 +90,8 @@ class Connection(Intake):
         if session.state is State.CLOSED:
             self._server.part(self.transport)
         elif self._paused:
-            if self.transport.get_write_buffer_size() > _ANSWERS_MAX + self._server.body_max:
+            outbox.unread = self.transport.get_write_buffer_size()
+            if outbox.unread > _ANSWERS_MAX + self._server.body_max:
                 self._swamped = True
                 self.listen()
         elif not outbox.writable:
@@ -100,6 +102,11 @@ class Connection(Intake):
         self.session.tick(now)
         if self.session.state is State.CLOSED and not self.transport.is_closing():
             self.flush()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for the peer to read them."""
+        return self.session.outbox.size + self.transport.get_write_buffer_size()
 
     def listen(self) -> None:
         """Or not: to who leaves our answers unread, and to publishers while we are short of memory or disk."""
@@ -185,6 +192,10 @@ class Server:
         for timer in (self._alarm, self._ticker):
             if timer is not None:
                 timer.cancel()
+
+    def unread(self) -> int:
+        """How many bytes wait for some peer to read them."""
+        return sum(connection.unread for connection in self.connections)
 
     def number(self) -> int:
         """A number for a connection's name in the log."""

@@ -58,13 +58,19 @@ class Switch:
 class Outbox:
     """What one connection is to be sent, gathered until the rim takes it; `wake` says that there is something."""
 
-    __slots__ = ("_wake", "parts", "size", "writable")
+    __slots__ = ("_wake", "parts", "size", "unread", "writable")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self.parts: list[bytes] = []
         self.size = 0
+        self.unread = 0  # of what the rim took earlier, as far as it knows
         self.writable = True
+
+    @property
+    def behind(self) -> int:
+        """How many bytes the peer has still to read."""
+        return self.size + self.unread
 
     def send(self, data: bytes) -> None:
         """One or more whole frames."""

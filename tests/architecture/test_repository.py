@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"services": ROOT / "services", "clients": ROOT / "clients", "shared": ROOT / "shared/protocol/xenops"}
 # Rooms of tests that look at more than one package.
-BESIDE = {"architecture", "bench", "contracts", "deploy", "docs", "examples", "golden", "system", "xen", "docker"}
+BESIDE = {
+    "architecture",
+    "bench",
+    "contracts",
+    "deploy",
+    "docker",
+    "docs",
+    "examples",
+    "golden",
+    "scale",
+    "system",
+    "xen",
+}
 
 FOREIGN = {
     "a path of one machine": re.compile(r"(?<![\w.}<*])/(?:work|home/\w+)/\w"),

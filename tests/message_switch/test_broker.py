@@ -276,11 +276,12 @@ def test_figures_for_prometheus() -> None:
     broker.publish(message(unnamed.name, b"x"), None)
     broker.publish(message("nowhere", b"x"), None)
     registry = CollectorRegistry()
-    registry.register(SwitchCollector(broker, lambda: 3, lambda: 4, lambda: 12.5))
+    registry.register(SwitchCollector(broker, lambda: 3, lambda: 9, lambda: 4, lambda: 12.5))
     read = registry.get_sample_value
     assert read("message_switch_published_messages_total") == 3
     assert read("message_switch_unroutable_messages_total") == 1
     assert read("message_switch_connections") == 3
+    assert read("message_switch_unread_bytes") == 9
     assert read("message_switch_journal_bytes") == 4
     assert read("message_switch_queue_ready", {"queue": "named"}) == 1
     assert read("message_switch_queue_oldest_seconds", {"queue": "named"}) == 2.5

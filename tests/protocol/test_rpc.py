@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from xenops import rpc as rpc_module
 from xenops.bus.memory import MemoryBus, MemorySwitch
 from xenops.bus.port import MSGPACK, UNREADABLE, Message
 from xenops.errors import BadRequest, DeadlineExceeded, DoesNotExist, Fault, InternalError, UnknownMethod
@@ -62,6 +63,7 @@ class Counter:
         return len(what)
 
     async def wait(self, timeout: float = 30.0) -> str:
+        await self.go_on.wait()
         return "open"
 
 
@@ -138,6 +140,24 @@ def test_a_repeated_message_id_gets_the_first_outcome() -> None:
         assert counter.bought == ["milk", "bread"]
 
     run(test, Memory())
+
+
+def test_only_so_many_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_module, "WAITING_MAX", 2)
+
+    async def test(dispatcher: Dispatcher, counter: Counter) -> None:
+        counter.go_on.clear()
+        waiting = [asyncio.create_task(ask(dispatcher, message("SHOP.wait", {}))) for _ in range(2)]
+        await asyncio.sleep(0)  # both wait now
+        refused = Handed(message("SHOP.wait", {}))
+        reply = msgspec.msgpack.decode((await dispatcher.answer(refused)).body)
+        assert (reply["fault"]["name"], refused.accepted) == ("Busy", False)
+        assert await ask(dispatcher, message("SHOP.price", {"what": "milk"})) == 4
+        counter.go_on.set()
+        assert await asyncio.gather(*waiting) == ["open", "open"]
+        assert await ask(dispatcher, message("SHOP.wait", {})) == "open", "there is room again"
+
+    run(test)
 
 
 def test_a_process_that_was_forked_gives_ids_of_its_own() -> None:

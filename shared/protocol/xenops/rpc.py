@@ -11,7 +11,7 @@ import inspect
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,7 +23,7 @@ from msgspec import UNSET
 from xenops import wire
 from xenops.asking import REPLY_TIMEOUT_S, request, stub, waiting_s
 from xenops.bus.port import JSON, MSGPACK, UNREADABLE, Delivery, Message
-from xenops.errors import BadRequest, DeadlineExceeded, Fault, InternalError, RequestFault, UnknownMethod
+from xenops.errors import BadRequest, Busy, DeadlineExceeded, Fault, InternalError, RequestFault, UnknownMethod
 from xenops.idl import Interface, Method, methods
 from xenops.service.log import work
 
@@ -31,6 +31,10 @@ __all__ = ["REPLY_TIMEOUT_S", "Calling", "Dispatcher", "Outcomes", "calling", "o
 
 log = logging.getLogger(__name__)
 _DIGEST_SIZE = 16
+# Requests that wait for something to happen are off the bus, whose limits they no longer meet: whoever asks, goes away and
+# asks again must not pile them up here.
+WAITING_MAX = 4096
+_RETRY_AFTER_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Dispatcher:
         outcomes: Outcomes | None = None,
         observe: Callable[[str, str, float], None] = lambda method, outcome, seconds: None,
     ) -> None:
-        self._methods: dict[str, tuple[Method, Callable[..., Awaitable[Any]]]] = {}
+        self._methods: dict[str, tuple[Method, Callable[..., Coroutine[Any, Any, Any]]]] = {}
         for interface, implementation in implementations:
             for wire_name, method in methods(interface).items():
                 bound = getattr(implementation, method.attribute, None)
@@ -93,6 +97,7 @@ class Dispatcher:
         self._outcomes = outcomes
         self._observe = observe
         self._under_way: dict[str, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._waiting = 0
 
     async def answer(self, delivery: Delivery) -> Message | None:
         """The reply to one request, in the encoding it came in; none to a JSON-RPC notification."""
@@ -118,7 +123,7 @@ class Dispatcher:
             body = wire.as_json(body, request_id)
         return Message(body, content_type=encoding, correlation_id=untrusted.correlation_id)
 
-    def _find(self, name: str) -> tuple[Method, Callable[..., Awaitable[Any]]]:
+    def _find(self, name: str) -> tuple[Method, Callable[..., Coroutine[Any, Any, Any]]]:
         found = self._methods.get(name)
         if found is None:
             near = get_close_matches(name, self._methods, 1)
@@ -128,7 +133,7 @@ class Dispatcher:
     async def _once(
         self,
         method: Method,
-        bound: Callable[..., Awaitable[Any]],
+        bound: Callable[..., Coroutine[Any, Any, Any]],
         raw: msgspec.Raw,
         delivery: Delivery,
     ) -> bytes:
@@ -167,7 +172,7 @@ class Dispatcher:
     async def _perform(
         self,
         method: Method,
-        bound: Callable[..., Awaitable[Any]],
+        bound: Callable[..., Coroutine[Any, Any, Any]],
         raw: msgspec.Raw,
         delivery: Delivery,
         asked: bytes = b"",
@@ -180,10 +185,20 @@ class Dispatcher:
         calling.set(envelope)
         if envelope.debug_info:
             work.set(envelope.debug_info)
-        if method.waits:
-            delivery.accept()
-        result = await bound(**{f: getattr(params, f) for f in params.__struct_fields__})
-        return wire.encode_result(result)
+        doing = bound(**{f: getattr(params, f) for f in params.__struct_fields__})
+        return wire.encode_result(await (self._wait(method, delivery, doing) if method.waits else doing))
+
+    async def _wait(self, method: Method, delivery: Delivery, doing: Coroutine[Any, Any, Any]) -> Any:
+        """What may take its time: the bus need not hold it, and only so many are held here."""
+        if self._waiting >= WAITING_MAX:
+            doing.close()
+            raise Busy(method.wire, _RETRY_AFTER_MS)
+        delivery.accept()
+        self._waiting += 1
+        try:
+            return await doing
+        finally:
+            self._waiting -= 1
 
 
 def _digest(method: Method, raw: msgspec.Raw) -> bytes:

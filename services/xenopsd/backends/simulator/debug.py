@@ -35,6 +35,7 @@ class Debug:
             "guest": ("VM BEHAVIOUR [MS]", self._behave),
             "memory": ("VM KIB DIRTY_KIB_A_SECOND", self._remember),
             "check-vbd-plug-ordering": ("VM", self._check_vbd_plug_ordering),
+            "storm": ("[TIMES]", self._storm),
             "unmanaged": ("NAME", world.create_foreign),
             "fail": ("CALL FAULT [TIMES|always|CHANCE%]", gate.fail),
             "latency": ("CALL MS[-MS]", gate.delay),
@@ -96,6 +97,16 @@ class Debug:
             raise BadRequest("args", "how much memory the guest has touched and how fast it writes there, in KiB")
         domain.ram = Ram(pages=min(int(kib), domain.target_kib) // 4, dirty_pages_s=int(dirty_kib_s) / 4)
         self._world.commit(domain)
+
+    def _storm(self, times: str = "1") -> None:
+        """Every guest writes into its own part of the store, over and over, before anybody comes to look."""
+        if not (times.isdecimal() and len(times) < 4):
+            raise BadRequest("args", "how often each guest writes: a number below 1000")
+        for n in range(int(times)):
+            for domain in self._world.domains.values():
+                domain.guest["data/updated"] = str(n)
+                self._world.commit(domain)
+                self._world.changed(Kind.VM, domain.vm)
 
     def _check_vbd_plug_ordering(self, vm: str) -> None:
         modes = [drive.vbd.mode for drive in self._world.domain(vm).vbds.values()]
