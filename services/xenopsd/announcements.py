@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells the outside what changed: wakes long polls at once, and publishes events a moment later.
 
-Publishing gathers changes for a moment, and for longer while they go on coming, so that a storm of them becomes few
-events. It must never hold up the work whose changes it tells of.
+Publishing gathers changes for a moment, and for longer while too many of them come, so that a storm of them becomes few
+events; one change now and then is told of soon, however long that goes on. It must never hold up the work whose changes it tells of.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from xenopsd.updates import Updates
 log = logging.getLogger(__name__)
 
 GATHER_S, MOST_GATHER_S = 0.02, 0.2
-CALM_S = 0.5  # after which the next change is told without delay again
+STORM_PER_S = 1000.0  # from so many changes a second on, they are gathered for longer
 Describe = Callable[[Kind, str], Awaitable[dict[str, object]]]  # what an event says beside the id
 
 
@@ -57,18 +57,18 @@ class Announcements:
     async def publish(self, bus: Bus, describe: Describe) -> None:
         """Publish events until cancelled: what changes from now on, or from where an earlier call was broken off."""
         self._told = self._told or self.updates.token()
-        gather_s, published_at = GATHER_S, 0.0
+        gather_s = GATHER_S
         while True:
             while not self.updates.has_news(self._told):
                 await self._news.wait()
-            is_storm = time.monotonic() - published_at < CALM_S
-            gather_s = min(2 * gather_s, MOST_GATHER_S) if is_storm else GATHER_S
+            before = self.updates.seq
             await asyncio.sleep(gather_s)
+            is_storm = self.updates.seq - before > STORM_PER_S * gather_s
+            gather_s = min(2 * gather_s, MOST_GATHER_S) if is_storm else max(gather_s / 2, GATHER_S)
             answer = self.updates.get(self._told)
             for update in answer.updates:
                 await self._publish_one(bus, update, answer.token, describe)
             self._told = answer.token
-            published_at = time.monotonic()
 
     async def _publish_one(self, bus: Bus, update: Update, token: str, describe: Describe) -> None:
         try:
