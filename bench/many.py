@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many machines: how much slower a life is beside ten thousand, listing, starting up, memory, events to many listeners.
 
+Each of the many has a drive and an interface.
+
 Usage: many.py, of its own, with 10, 1000 and 10,000 machines; `make bench` runs it. Prints one JSON object: names to figures.
 """
 
@@ -13,11 +15,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from deploy.local.stack import Stack  # noqa: E402
 from xenops.client import Xenops, connect  # noqa: E402
+from xenops.types.disk import Local  # noqa: E402
+from xenops.types.ids import DeviceId  # noqa: E402
+from xenops.types.metadata import Metadata  # noqa: E402
+from xenops.types.vbd import Vbd  # noqa: E402
+from xenops.types.vif import Vif  # noqa: E402
 from xenops.types.vm import Direct, Pv, Vm  # noqa: E402
 
 SIZES = (10, 1000, 10_000)
@@ -45,13 +54,20 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def machine(id: str) -> Metadata:
+    """One with a drive and an interface."""
+    drive = Vbd(id=DeviceId(vm=id, dev="xvda"), position="xvda", backend=Local(path="/dev/a"))
+    interface = Vif(id=DeviceId(vm=id, dev="0"), position=0)
+    return Metadata(vm=Vm(id=id, name=id, ty=Pv(boot=Direct(kernel="/boot/vmlinuz"))), vbds=[drive], vifs=[interface])
+
+
 async def fill(xenops: Xenops, since: int, upto: int) -> None:
     """Register machines up to that many."""
     names = iter(range(since, upto))
 
     async def caller() -> None:
         for n in names:
-            await xenops.VM.add(Vm(id=f"many-{n}", name=f"many-{n}", ty=Pv(boot=Direct(kernel="/boot/vmlinuz"))))
+            await xenops.VM.import_metadata(msgspec.to_builtins(machine(f"many-{n}")))
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
 

@@ -124,7 +124,7 @@ class Control:
 
     def check(self, vm: str) -> None:
         """Have a machine looked at, after what is queued; one look is enough for many reasons to look."""
-        if vm not in self.machines:
+        if vm not in self.machines or self.workers.waits(vm, CHECK):
             return
         task = self.tasks.new(CHECK, vm=vm, private=True)
         self.workers.submit_soon(Job(tag=vm, task=task, run=lambda task: self._check(vm, task), key=CHECK))

@@ -87,12 +87,16 @@ class Workers:
 
     def submit_soon(self, job: Job) -> bool:
         """Queue a job that needs no journal; false when an equal one waits already."""
-        if self._stopping or any(other.key == job.key for other in self._queues.waiting(job.tag) if job.key):
+        if self._stopping or (job.key is not None and self.waits(job.tag, job.key)):
             self._tasks.drop(job.task)
             return False
         self._queues.push(job.tag, job)
         self._pump()
         return True
+
+    def waits(self, tag: str, key: str) -> bool:
+        """Whether a job of that key waits already; not whether one runs, which may have looked too early."""
+        return any(job.key == key for job in self._queues.waiting(tag))
 
     def requeue(self, job: Job) -> None:
         """Queue a job that the journal holds already, from an earlier life."""
