@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Performs a plan: takes its steps, and goes the way back when one fails.
 
-A cancel lets a step end by itself for as long as the step's `patience_s`, and then cuts it, as its time limit would; the
-way back is not cut short by a second cancel: only a daemon that has no more time to stop gives it up, and the next life
-makes good what is left.
+A cancel lets a step end by itself for as long as the step's `patience_s`, and then cuts it, as its time limit would. The
+way back is not cut short by a second cancel, but each undo has the step's `undo_s` and all of them together `WAY_BACK_S`: what
+they leave is for the check. A daemon that has no more time to stop gives it up, and the next life makes good what is left.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from xenops.errors import Cancelled, Fault, StepTimedOut
 from xenops.types.task import Completed
@@ -18,6 +18,8 @@ from xenopsd.engine.plan import Atom, BestEffort, Parallel, Pivot, Plan, Serial,
 from xenopsd.engine.tasks import Task, failed
 
 log = logging.getLogger(__name__)
+
+WAY_BACK_S = 120.0
 
 
 class Context(Protocol):
@@ -108,14 +110,20 @@ async def _step(atom: Atom, cx: Context) -> None:
 
 async def _unwind(done: list[Atom], cx: Context) -> None:
     """Undo the steps, the last one first; what cannot be undone is for `check` to reconcile."""
-    for atom in reversed(done):
-        undo = getattr(atom, "undo", None)
-        if undo is None:
-            continue
-        try:
-            async with asyncio.timeout(atom.timeout_s):
-                await undo(cx)
-        except (Fault, TimeoutError) as error:
-            log.warning("%s could not be undone: %s", atom.label, error or "out of time")
-        except Exception:  # a mistake of ours must not keep the steps before it from being undone
-            log.exception("%s could not be undone", atom.label)
+    try:
+        async with asyncio.timeout(WAY_BACK_S):
+            for atom in reversed(done):
+                if hasattr(atom, "undo"):
+                    await _undo(atom, cx)
+    except TimeoutError:
+        log.warning("the way back took too long, and the rest of it is left to the check")
+
+
+async def _undo(atom: Any, cx: Context) -> None:
+    try:
+        async with asyncio.timeout(atom.undo_s):
+            await atom.undo(cx)
+    except (Fault, TimeoutError) as error:
+        log.warning("%s could not be undone: %s", atom.label, error or "out of time")
+    except Exception:  # a mistake of ours must not keep the steps before it from being undone
+        log.exception("%s could not be undone", atom.label)

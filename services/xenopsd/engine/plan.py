@@ -15,6 +15,7 @@ class Atom:
 
     weight: ClassVar[float] = 1.0  # its share of the task's progress
     timeout_s: ClassVar[float] = 300.0  # longer than this is a failure
+    undo_s: ClassVar[float] = 60.0  # longer than this its undo is not waited for: the check after it mends the rest
     patience_s: ClassVar[float] = (
         4.0  # how long a cancel lets it go on before it is cut; 0: it waits for a guest or a program
     )

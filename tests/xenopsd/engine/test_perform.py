@@ -9,6 +9,7 @@ import pytest
 
 from xenops.errors import BadPowerState, Cancelled, StepTimedOut
 from xenops.types.task import Completed, Failed
+from xenopsd.engine import perform as perform_module
 from xenopsd.engine.perform import perform
 from xenopsd.engine.plan import NOTHING, Atom, BestEffort, Parallel, Pivot, Plan, atoms, draw, parallel, serial, weight
 from xenopsd.engine.tasks import Task
@@ -39,6 +40,24 @@ class Step(Atom):
 class Fails(Atom):
     async def do(self, cx: Any) -> None:
         raise BadPowerState("Running", "Halted")
+
+
+@dataclass(frozen=True)
+class Sticky(Atom):
+    """It cannot be undone in any time."""
+
+    async def do(self, cx: Any) -> None:
+        """Done."""
+
+    async def undo(self, cx: Any) -> None:
+        await asyncio.Event().wait()
+
+
+@dataclass(frozen=True)
+class Stuck(Sticky):
+    """Nobody waits for that for long."""
+
+    undo_s: ClassVar[float] = 0.01
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,15 @@ def test_a_failure_is_undone_in_reverse() -> None:
         "not b",
         "not a",
     ]
+
+
+def test_an_undo_that_hangs_is_left_and_the_others_are_not() -> None:
+    assert names(failing(serial(Step("a"), Stuck(), Step("b"), Fails()), BadPowerState)) == ["a", "b", "not b", "not a"]
+
+
+def test_the_way_back_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perform_module, "WAY_BACK_S", 0.01)
+    assert names(failing(serial(Step("a"), Sticky(), Step("b"), Fails()), BadPowerState)) == ["a", "b", "not b"]
 
 
 def test_nothing_before_a_pivot_is_undone() -> None:

@@ -4,6 +4,7 @@
 fail     it fails before it has done anything       spoil    it does what it should, and fails then
 stall    it never begins, and runs out of time      linger   it does what it should, and runs out of time then
 cancel   its task is cancelled as it begins         block    it never begins, and its task is cancelled then
+strand   a later step fails, and its undo never ends (`stranded`)
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from xenopsd.engine.tasks import Task
 ORDEALS = ("fail", "spoil", "stall", "linger", "cancel", "block")
 TAKEN = ("spoil", "linger")  # what the step should do was done
 STALL_S = 0.01
-_step = perform._step
+STRAND = "strand"
+_step, _undo = perform._step, perform._undo
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Ordeal:
     met: asyncio.Event
     could_cancel: bool | None = None  # what the task said of itself as it came to the step
     seen: int = 0
+    strands: str = ""  # the undo of this step never ends
+    stranded: bool = False
 
     async def step_in(self, atom: Atom, cx: Any) -> None:
         """In place of `perform._step`."""
@@ -43,6 +47,25 @@ class Ordeal:
             return await _step(atom, cx)
         self.could_cancel = cx.task.record().cancellable
         return await _step(_Befallen(atom, self), cx)
+
+    async def undo_in(self, atom: Atom, cx: Any) -> None:
+        """In place of `perform._undo`."""
+        stranded = cx.task.dbg == self.dbg and name_of(atom) == self.strands
+        self.stranded |= stranded
+        await _undo(_Stranded(atom) if stranded else atom, cx)
+
+
+@dataclass(frozen=True)
+class _Stranded:
+    atom: Atom
+    undo_s: float = STALL_S
+
+    @property
+    def label(self) -> str:
+        return self.atom.label
+
+    async def undo(self, cx: Any) -> None:
+        await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,16 @@ class Sample:
         """Whether the operation goes on without that step."""
         return place[0] in {name_of(atom) for atom in _best_effort(self.plan)}
 
+    @property
+    def last(self) -> int:
+        """The last step whose failure takes the operation back."""
+        return max(n for n, place in enumerate(self.places[: self.cancellable]) if not self.is_best_effort(place))
+
+    def is_undone(self, place: int) -> bool:
+        """Whether that step is put back when the last one fails that takes the operation back."""
+        atom = list(atoms(self.plan))[place]
+        return hasattr(atom, "undo") and place < self.last and not self.untaken
+
     def after(self) -> PowerState:
         """What it leaves behind when all goes well."""
         return self.turns[-1][1] if self.turns else self.before

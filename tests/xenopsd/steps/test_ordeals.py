@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every step of every operation fails, runs out of time and is cancelled; the world, the records and the events agree.
+"""Every step of every operation fails, runs out of time, is cancelled and cannot be undone; the world, the records and the events agree.
 
 The machine ends in a state that the steps so far may leave behind; its devices are there with its domain and counted on
 exactly then; what events said last is so; no memory is left, and the machine can be used again at once.
@@ -18,7 +18,7 @@ import pytest
 
 from tests.xenopsd.daemon import running
 from tests.xenopsd.machines import full_machine
-from tests.xenopsd.steps.ordeals import ORDEALS, TAKEN, Ordeal
+from tests.xenopsd.steps.ordeals import ORDEALS, STRAND, TAKEN, Ordeal
 from tests.xenopsd.steps.samples import HALTED, PAUSED, RUNNING, SUSPENDED, Sample, is_walked, samples
 from xenops.bus.port import Message
 from xenops.client import Xenops
@@ -35,8 +35,8 @@ POINTS = [
     (sample.name, place, ordeal)
     for sample in samples("vm", Local(path="/"))
     for place in range(len(sample.places))
-    for turn, ordeal in enumerate(ORDEALS)
-    if is_walked(sample, place, turn)
+    for turn, ordeal in enumerate((*ORDEALS, STRAND))
+    if is_walked(sample, place, turn) and (ordeal != STRAND or sample.is_undone(place))
 ]
 _numbers = itertools.count()
 
@@ -128,11 +128,14 @@ def test_ordeal(name: str, place: int, ordeal: str, labs: Labs, monkeypatch: pyt
 
     async def bounded(lab: Lab) -> None:
         sample = next(it for it in samples(vm, lab.image) if it.name == name)
-        step, nth = sample.places[place]
-        it = Ordeal(ordeal, step, nth, f"ordeal of {vm}", asyncio.Event())
+        here = sample.last if ordeal == STRAND else place
+        it = Ordeal("fail" if ordeal == STRAND else ordeal, *sample.places[here], f"ordeal of {vm}", asyncio.Event())
+        it.strands = sample.places[place][0] if ordeal == STRAND else ""
         monkeypatch.setattr(perform, "_step", it.step_in)
+        monkeypatch.setattr(perform, "_undo", it.undo_in)
         async with asyncio.timeout(40):
-            await undergo(lab, sample, place, it)
+            await undergo(lab, sample, here, it)
+        assert it.stranded == (ordeal == STRAND)
 
     labs.run(bounded)
 
