@@ -20,11 +20,15 @@ from xenops.types.task import Failed
 
 VM = "cut-1"
 MACHINE = full_machine(VM)
+
+
+def points(turn: int, sample: Sample, *, everything: bool = ALL) -> list[int]:
+    """The steps of it before which the switch is killed."""
+    return [place for place in range(len(sample.places)) if everything or (turn + place) % 24 == 0]
+
+
 POINTS = [
-    (sample.name, place)
-    for turn, sample in enumerate(samples(VM, Local(path="/")))
-    for place in range(len(sample.places))
-    if ALL or (turn + place) % 24 == 0
+    (sample.name, place) for turn, sample in enumerate(samples(VM, Local(path="/"))) for place in points(turn, sample)
 ]
 
 

@@ -31,13 +31,18 @@ from xenopsd.engine import perform
 from xenopsd.main import Daemon
 from xenopsd.operations.operation import Operation
 
-POINTS = [
-    (sample.name, place, ordeal)
-    for sample in samples("vm", Local(path="/"))
-    for place in range(len(sample.places))
-    for turn, ordeal in enumerate((*ORDEALS, STRAND))
-    if is_walked(sample, place, turn) and (ordeal != STRAND or sample.is_undone(place))
-]
+
+def points(sample: Sample) -> list[tuple[int, str]]:
+    """What befalls which step of it."""
+    return [
+        (place, ordeal)
+        for place in range(len(sample.places))
+        for turn, ordeal in enumerate((*ORDEALS, STRAND))
+        if is_walked(sample, place, turn) and (ordeal != STRAND or sample.is_undone(place))
+    ]
+
+
+POINTS = [(sample.name, *point) for sample in samples("vm", Local(path="/")) for point in points(sample)]
 _numbers = itertools.count()
 
 
@@ -126,18 +131,23 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
 def test_ordeal(name: str, place: int, ordeal: str, labs: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
     vm = f"{name}-{next(_numbers)}"
 
-    async def bounded(lab: Lab) -> None:
-        sample = next(it for it in samples(vm, lab.image) if it.name == name)
-        here = sample.last if ordeal == STRAND else place
-        it = Ordeal("fail" if ordeal == STRAND else ordeal, *sample.places[here], f"ordeal of {vm}", asyncio.Event())
-        it.strands = sample.places[place][0] if ordeal == STRAND else ""
-        monkeypatch.setattr(perform, "_step", it.step_in)
-        monkeypatch.setattr(perform, "_undo", it.undo_in)
-        async with asyncio.timeout(40):
-            await undergo(lab, sample, here, it)
-        assert it.stranded == (ordeal == STRAND)
+    def sample(lab: Lab) -> Sample:
+        return next(it for it in samples(vm, lab.image) if it.name == name)
 
-    labs.run(bounded)
+    labs.run(lambda lab: befall(lab, sample(lab), place, ordeal, monkeypatch))
+
+
+async def befall(lab: Lab, sample: Sample, place: int, ordeal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That ordeal, at that place of the sample's operation."""
+    here = sample.last if ordeal == STRAND else place
+    words = f"ordeal of {sample.operation.vm}"
+    it = Ordeal("fail" if ordeal == STRAND else ordeal, *sample.places[here], words, asyncio.Event())
+    it.strands = sample.places[place][0] if ordeal == STRAND else ""
+    monkeypatch.setattr(perform, "_step", it.step_in)
+    monkeypatch.setattr(perform, "_undo", it.undo_in)
+    async with asyncio.timeout(40):
+        await undergo(lab, sample, here, it)
+    assert it.stranded == (ordeal == STRAND)
 
 
 async def undergo(lab: Lab, sample: Sample, place: int, ordeal: Ordeal) -> None:
