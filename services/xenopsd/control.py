@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted, Migrated
+from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted, Migrated, StepTimedOut
 from xenops.events import Change, Kind
 from xenops.rpc import calling, outcome
 from xenops.types.process import Ended, Program
@@ -38,6 +39,8 @@ from xenopsd.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 CHECK = "VM.check_state"
+EXCLUSIVE_S = 60.0
+_undecided: ContextVar[asyncio.Timeout | None] = ContextVar("undecided", default=None)  # of what is done exclusively
 Announce = Callable[[Kind, str, Change], None]
 _STOPS = ("VM.shutdown", "VM.destroy")  # for which a migration gives way
 
@@ -96,27 +99,37 @@ class Control:
 
     async def commit(self, transaction: Transaction, result: object) -> None:
         """Make a change so, and `result` the answer to the request under way: a crash leaves both behind, or neither."""
+        if (limit := _undecided.get()) is not None:
+            limit.reschedule(None)  # from here on it is decided, and not to be cut
         if (known := outcome(result)) is not None:
             self._outcomes.join(transaction, *known)
         await transaction.commit()
 
     async def exclusively(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something when it is the machine's turn, after all that was asked before; its fault is raised here."""
+        """Do something when it is the machine's turn, after all that was asked before; its fault is raised here.
+
+        It has `EXCLUSIVE_S` up to its `commit`, then `StepTimedOut` is raised: the next in the queue has waited for long enough.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         envelope = calling.get()
 
         async def run(task: Task) -> None:
             calling.set(envelope)  # whoever's turn it was before may have begun this one
             try:
-                await work()
+                async with asyncio.timeout(EXCLUSIVE_S) as limit:
+                    _undecided.set(limit)
+                    await work()
             except Exception as error:
+                error = StepTimedOut(name, EXCLUSIVE_S) if isinstance(error, TimeoutError) else error
                 done.set_exception(error)
-                raise
+                raise error from None
             except asyncio.CancelledError:
                 done.cancel()
                 raise
             else:
                 done.set_result(None)
+            finally:
+                _undecided.set(None)
 
         task = self.tasks.new(name, vm=vm, dbg=envelope.debug_info, private=True)
         await self.workers.submit(Job(tag=vm, task=task, run=run))

@@ -179,13 +179,19 @@ class VmApi(VM):
         for kind, id in self._devices.no_longer_in(metadata):
             if await self._devices.is_plugged(kind, id):
                 raise DeviceIsConnected(kind.name, str(id))
+        known = metadata.vm.id in self._machines
         async with self._machines.changing(metadata.vm.id) as revision:
             metadata = msgspec.structs.replace(metadata, vbds=self._devices.positioned(metadata))
             updated, gone = revision.put_metadata(metadata)
             if isinstance(metadata.domains, dict):
                 await self._control.backend.vm.set_internal_state(metadata.vm, metadata.domains)
             with self._told_if_half_done(metadata.vm.id):
-                await self._control.commit(revision, metadata.vm.id)
+                try:
+                    await self._control.commit(revision, metadata.vm.id)
+                except IoError:
+                    if not known:  # or whoever registers it next would find it suspended
+                        await self._control.backend.vm.forget(metadata.vm)
+                    raise
         self._announce(Kind.VM, metadata.vm.id, Change.CHANGED if updated else Change.ADDED)
         for kind, dev in gone:
             self._announce(kind, f"{metadata.vm.id}.{dev}", Change.REMOVED)

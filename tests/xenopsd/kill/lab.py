@@ -12,9 +12,11 @@ from typing import Any
 
 from deploy.local.stack import Part, Stack
 from xenops import wire
+from xenops.bus.port import Message
 from xenops.client import Xenops, connect
 from xenops.derive.catalogue import all_methods
 from xenops.errors import Busy, ServiceFault
+from xenops.idl import Method
 from xenops.rpc import request
 from xenops.types.task import Pending, Task
 from xenops.types.vm import VmState
@@ -117,18 +119,23 @@ class Lab:
             continue
         return found
 
+    async def answered(self, message: Message, method: Method) -> Any:
+        """The result of a request that is asked until somebody answers it."""
+        while True:
+            try:
+                return wire.decode_result(
+                    (await self.xenops.bus.call(self.xenops.queue, message, timeout_s=30.0)).body, method.result
+                )
+            except (ServiceFault, Busy):
+                await asyncio.sleep(0.02)
+
     async def _survived(self, asking: "asyncio.Task[Any]") -> None:
         task = wire.decode_result((await asking).body, str)
         await self.ended(task)
 
-    async def _answer(self, message: Any) -> Any:
-        """What it is answered when it is asked again, by whoever lives now."""
-        while True:
-            try:
-                body = (await self.xenops.bus.call(self.xenops.queue, message, timeout_s=30.0)).body
-                return wire.decode_result(body, str)
-            except (ServiceFault, Busy):
-                await asyncio.sleep(0.02)
+    async def _answer(self, message: Message) -> Any:
+        """The task's id, when it is asked again, by whoever lives now."""
+        return await self.answered(message, METHODS["VM.start"])
 
 
 @asynccontextmanager

@@ -4,6 +4,8 @@
 dies begin 1 vm.Build          as that step begins, the first time that it does
 dies end 2 vbd.SetActive xvda  when it has been taken and nobody has noted that yet, the second time
 dies change 17                 before the task's 17th change of the world, whatever a backend counts as one
+dies record 3                  at the third point of a request that changes records: a call of the backend, before or after a write
+dies record-cut 3              not it but its switch, there
 dies cut 1 vm.Build            not it but its switch, before that step begins: who listens at the socket CUTTER sees to it
 """
 
@@ -13,14 +15,18 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from xenops.rpc import calling
+from xenopsd.backends.simulator.injection import Noun
 from xenopsd.engine import perform
 from xenopsd.engine.plan import Atom
 from xenopsd.main import main as live
+from xenopsd.store.database import Database
 
 _WORD = "dies"
-CUTTER = "XENOPSD_CUTTER"
+CUTTER, DEATHS = "XENOPSD_CUTTER", "XENOPSD_DEATHS"
 _step = perform._step
 
 
@@ -28,7 +34,7 @@ _step = perform._step
 class Death:
     """Where it ends."""
 
-    when: str  # begin, end, change or cut
+    when: str  # begin, end, change, cut, record or record-cut
     nth: int
     step: str = ""
 
@@ -70,6 +76,8 @@ class Changes:
 
 changes = Changes()
 _begun: Counter[tuple[str, str]] = Counter()  # by task and step
+_points: Counter[str | None] = Counter()  # by request
+_enter, _write = Noun.enter, Database.write_or_refuse
 
 
 def die() -> None:
@@ -109,7 +117,35 @@ def name_of(atom: Atom) -> str:
     return f"{atom.label} {atom.about}".rstrip()
 
 
+def _point() -> None:
+    """A request that changes records is at a point where it may be told to die."""
+    envelope = calling.get()
+    death = Death.parse(envelope.debug_info)
+    if death is None or not death.when.startswith("record"):
+        return
+    _points[envelope.message_id] += 1
+    if _points[envelope.message_id] != death.nth:
+        return
+    once = Path(os.environ[DEATHS]) / str(envelope.message_id)
+    if not once.exists():  # its request comes again, to every next life
+        once.touch()
+        die() if death.when == "record" else cut()
+
+
+async def _watched_enter(noun: Noun, call: str) -> None:
+    _point()
+    await _enter(noun, call)
+
+
+async def _watched_write(database: Database, *statements: Any, **then: Any) -> None:
+    _point()
+    await _write(database, *statements, **then)
+    _point()
+
+
 def main() -> int:
     """The command `xenopsd`."""
     perform._step = _watched_step
+    Noun.enter = _watched_enter  # type: ignore[method-assign]
+    Database.write_or_refuse = _watched_write  # type: ignore[method-assign]
     return live()
