@@ -104,6 +104,14 @@ def rabbitmq(directory: Path) -> Broker:
     return Broker([str(RABBITMQ)], port, directory / "rabbitmq.log", environ)
 
 
+def trace_on(broker: Broker) -> None:
+    """Turn RabbitMQ's firehose on, as its operator would, once the node answers."""
+    tool = RABBITMQ.with_name("rabbitmqctl")
+    argv = [str(tool), "--node", broker.environ["RABBITMQ_NODENAME"]]
+    for words in (["await_startup", "--timeout", str(int(READY_S))], ["trace_on"]):
+        subprocess.run([*argv, *words], env=broker.environ, capture_output=True, check=True, timeout=2 * READY_S)
+
+
 def stop_port_mapper(broker: Broker) -> None:
     """RabbitMQ leaves Erlang's port mapper behind: a daemon that outlives the node."""
     epmd = shutil.which("epmd")

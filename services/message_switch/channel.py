@@ -31,6 +31,7 @@ from message_switch.model.broker import REPLY_TO
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 from message_switch.model.message import Entry, Message
 from message_switch.model.queue import Consumer, Queue
+from message_switch.model.trace import Peer
 from message_switch.switch import REPLY_WATER, Outbox, Switch
 from xenops.interfaces.switch import SWITCH_QUEUE
 
@@ -48,7 +49,7 @@ class Channel:
         number: int,
         switch: Switch,
         outbox: Outbox,
-        owner: object,
+        owner: Peer,
         user: User,
         *,
         methods: Mapping[type, Act],
@@ -152,6 +153,8 @@ class Channel:
         )
         if key == SWITCH_QUEUE and not self.switch.may_publish(self.user, exchange, key):
             raise ChannelFault(Code.ACCESS_REFUSED, f"user '{self.user.name}' is no administrator")
+        if self.broker.trace.on:
+            self.broker.trace.published(message, self)
         outcome = self.broker.publish(message, target)
         if mandatory and not outcome.routed:
             self._return(message)
@@ -207,6 +210,8 @@ class Channel:
             content(self.number, message.header, message.body, self._frame_max),
             len(message.header) + len(message.body),
         )
+        if consumer.queue is not None and self.broker.trace.on:
+            self.broker.trace.delivered(entry, consumer.queue, self)
 
     def cancelled(self, consumer: Consumer) -> None:
         """See `Sink`."""
@@ -346,8 +351,7 @@ class Channel:
     def get(self, method: Any) -> None:
         """basic.get."""
         queue = self.readable(method.queue)
-        entry = queue.get(no_ack=method.no_ack)
-        if entry is None:
+        if (entry := queue.get(no_ack=method.no_ack)) is None:
             self.send(spec.Basic.GetEmpty())
             return
         self._tag += 1
@@ -360,6 +364,8 @@ class Channel:
         )
         for part in content(self.number, message.header, message.body, self._frame_max):
             self.outbox.send(part)
+        if self.broker.trace.on:
+            self.broker.trace.delivered(entry, queue, self)
 
     def qos(self, method: Any) -> None:
         """basic.qos: for consumers that start after it."""

@@ -8,6 +8,7 @@ from message_switch.channel import Act, Channel
 from message_switch.frames import spec
 from message_switch.model.broker import REPLY_TO, not_default
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
+from message_switch.model.trace import TRACE
 
 
 def exchange_declare(channel: Channel, method: Any) -> None:
@@ -125,6 +126,8 @@ def _may_declare(user: User, name: str, arguments: dict[str, object]) -> None:
 def _may_bind(channel: Channel, method: Any) -> None:
     channel.user.may("write", "queue", method.queue or channel.named())
     channel.user.may("read", "exchange", method.exchange)
+    if method.exchange == TRACE and not channel.user.administrator:
+        raise ChannelFault(Code.ACCESS_REFUSED, f"user '{channel.user.name}' is no administrator: only one may trace")
 
 
 def _cancel(channel: Channel, method: Any) -> None:

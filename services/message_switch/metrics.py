@@ -41,6 +41,9 @@ class SwitchCollector(Collector):
         broker = self._broker
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"message_switch_{name}_messages", text, value=getattr(broker.count, name))
+        yield CounterMetricFamily(
+            "message_switch_trace_dropped_copies", "Copies that a trace had no room for", value=broker.trace.dropped
+        )
         yield GaugeMetricFamily("message_switch_connections", "Open connections", value=self._connections())
         yield GaugeMetricFamily("message_switch_queues", "Queues, of all kinds", value=len(broker.queues))
         yield GaugeMetricFamily("message_switch_queued_bytes", "Bytes of waiting messages", value=broker.queued_bytes)

@@ -14,6 +14,12 @@ from message_switch.model.message import Death
 
 HEADERS, DELIVERY_MODE, REPLY_TO, EXPIRATION, USER_ID = 13, 12, 9, 8, 4
 PERSISTENT = b"\x02"
+NAMES = {
+    15: "content_type", 14: "content_encoding", HEADERS: "headers", DELIVERY_MODE: "delivery_mode", 11: "priority",
+    10: "correlation_id", REPLY_TO: "reply_to", EXPIRATION: "expiration", 7: "message_id", 6: "timestamp", 5: "type",
+    USER_ID: "user_id", 3: "app_id", 2: "cluster_id",
+}  # fmt: skip
+NUMBERS = (DELIVERY_MODE, 11, 6)
 
 _BYTE, _TIMESTAMP, _SHORT, _TABLE = range(4)
 _KINDS = {HEADERS: _TABLE, DELIVERY_MODE: _BYTE, 11: _BYTE, 6: _TIMESTAMP}
@@ -82,8 +88,7 @@ def with_deaths(header: bytes, deaths: tuple[Death, ...], expiration_ms: int | N
     rows.setdefault(b"x-first-death-exchange", field(first.exchange))
     rows.setdefault(b"x-first-death-queue", field(first.queue))
     rows.setdefault(b"x-first-death-reason", field(first.reason))
-    body = b"".join(bytes((len(name),)) + name + value for name, value in rows.items())
-    parts[HEADERS] = _length.pack(len(body)) + body
+    parts[HEADERS] = join_table(rows)
     return join(parts)
 
 
@@ -123,6 +128,12 @@ def split_table(untrusted: bytes) -> dict[bytes, bytes]:
     if at != end or end != len(untrusted):
         raise _malformed()
     return rows
+
+
+def join_table(rows: dict[bytes, bytes]) -> bytes:
+    """The reverse of `split_table`."""
+    body = b"".join(bytes((len(name),)) + name + value for name, value in rows.items())
+    return _length.pack(len(body)) + body
 
 
 def _malformed() -> ConnectionFault:

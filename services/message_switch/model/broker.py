@@ -14,6 +14,7 @@ from message_switch.model.exchange import KINDS, Direct, Exchange, Fanout, Topic
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 from message_switch.model.message import Death, Entry, Message
 from message_switch.model.queue import FOREVER, Consumer, Queue
+from message_switch.model.trace import Trace
 from message_switch.properties import with_deaths
 
 REPLY_TO = "amq.rabbitmq.reply-to"
@@ -65,7 +66,8 @@ class Broker:
     last_id: int = 0
 
     def __post_init__(self) -> None:
-        for exchange in (Direct("amq.direct"), Fanout("amq.fanout"), Topic("amq.topic")):
+        self.trace = Trace(self._routed)
+        for exchange in (Direct("amq.direct"), Fanout("amq.fanout"), Topic("amq.topic"), self.trace.exchange):
             self.exchanges[exchange.name] = exchange
 
     # -- exchanges ---------------------------------------------------------------------------------------------------
@@ -235,6 +237,11 @@ class Broker:
         if queue is None:
             return self._reply(message)
         return self._enqueue(message, (queue,))
+
+    def _routed(self, message: Message) -> list[str]:
+        if message.exchange:
+            return [queue.name for queue in self.exchanges[message.exchange].route(message.routing_key)]
+        return [message.routing_key]  # whether there is such a queue or not, as in RabbitMQ
 
     def _reply(self, message: Message) -> Outcome:
         consumer = self.repliers.get(message.routing_key)
