@@ -104,11 +104,11 @@ def rabbitmq(directory: Path) -> Broker:
     return Broker([str(RABBITMQ)], port, directory / "rabbitmq.log", environ)
 
 
-def trace_on(broker: Broker) -> None:
-    """Turn RabbitMQ's firehose on, as its operator would, once the node answers."""
+def trace(broker: Broker, *, on: bool) -> None:
+    """Turn RabbitMQ's firehose on or off, as its operator would, once the node answers."""
     tool = RABBITMQ.with_name("rabbitmqctl")
     argv = [str(tool), "--node", broker.environ["RABBITMQ_NODENAME"]]
-    for words in (["await_startup", "--timeout", str(int(READY_S))], ["trace_on"]):
+    for words in (["await_startup", "--timeout", str(int(READY_S))], ["trace_on" if on else "trace_off"]):
         subprocess.run([*argv, *words], env=broker.environ, capture_output=True, check=True, timeout=2 * READY_S)
 
 

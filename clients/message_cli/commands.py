@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from message_cli import calling, queues, render
+from message_cli import calling, passing, queues, render
 from message_cli.session import Session
 
 
@@ -19,6 +19,7 @@ class Command:
     run: Callable[[Session], Awaitable[Any]]
     show: Callable[[Any], str] = render.result
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    streams: bool = False  # it may print lines as they come, and then returns None
 
 
 def seconds(text: str) -> float:
@@ -89,6 +90,21 @@ COMMANDS: tuple[Command, ...] = (
             _argument("program", metavar="-- PROGRAM", nargs="*", help="the program with its arguments"),
             _argument("--at-once", metavar="N", type=count, default=8, help="requests side by side (default 8)"),
             _TIMEOUT,
+        ),
+    ),
+    Command(
+        name="tail",
+        help="Show what waits in a queue and leave it there, or with --follow what passes on the bus; never a secret.",
+        run=passing.tail,
+        show=render.waiting,
+        streams=True,
+        arguments=(
+            _argument(
+                "pattern", metavar="QUEUE", nargs="?", default="", help="with --follow a pattern, as in 'xenops.*'"
+            ),
+            _argument("-f", "--follow", action="store_true", help="show messages as they pass"),
+            _argument("--bodies", action="store_true", help="show fields too, without secrets"),
+            _argument("--count", metavar="N", type=count, default=10**9, help="end after so many"),
         ),
     ),
     Command(

@@ -90,6 +90,8 @@ async def _perform(command: Command, args: Namespace) -> int:
         return _refuse(error, args)
     except (Fault, Complaint) as error:
         return _refuse(error, args)
+    if command.streams and value is None:
+        return Exit.OK
     text = render.document(value) if args.json else command.show(value)
     if text:
         print(text, flush=True)

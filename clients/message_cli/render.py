@@ -8,6 +8,7 @@ import msgspec
 
 QUEUES = ("name", "ready", "unacked", "consumers", "oldest_s")
 DIAGNOSTICS = ("name", "verdict", "ready", "unacked", "consumers", "oldest_s")
+WAITING = ("place", "id", "method", "fault", "bytes")
 LETTERS = ("id", "queue", "reason", "method", "bytes")
 
 
@@ -33,6 +34,27 @@ def facts(values: dict[str, Any]) -> str:
 def letters(rows: Sequence[dict[str, Any]]) -> str:
     """Dead letters as a table; with their bodies, as JSON."""
     return document(rows) if any("body" in row for row in rows) else table(rows, LETTERS)
+
+
+def waiting(rows: Sequence[dict[str, Any]] | None) -> str:
+    """Messages that wait as a table; with their bodies, as JSON; what was followed has been printed."""
+    if rows is None:
+        return ""
+    return document(rows) if any("body" in row for row in rows) else table(rows, WAITING)
+
+
+def passed(row: dict[str, Any]) -> str:
+    """One line about a message that passed."""
+    arrow, where = ("->", row["where"] or "(default)") if row["way"] == "publish" else ("<-", row["where"])
+    keys = ",".join(row["to"]) if row["way"] == "publish" else ""
+    words = (arrow, where, keys, row["method"], row["fault"], row["correlation_id"], f"{row['bytes']} bytes")
+    text = " ".join(clean(word) for word in words if word)
+    return f"{text} {compact(row['body'])}" if "body" in row else text
+
+
+def compact(value: Any) -> str:
+    """JSON in one line."""
+    return clean(msgspec.json.encode(value).decode())
 
 
 def document(value: Any) -> str:

@@ -25,18 +25,18 @@ class Session:
     def __init__(self, args: Namespace, url: str, bus: AmqpBus) -> None:
         self.args = args
         self.bus = bus
-        self._url = url
+        self.url = url
 
     @property
     def admin(self) -> Admin:
         """The eyes that this broker has."""
         if self.bus.product == _RABBITMQ:
-            return RabbitAdmin(self._url, self.args.management or os.environ.get("RABBITMQ_MANAGEMENT_URL", ""))
+            return RabbitAdmin(self.url, self.args.management or os.environ.get("RABBITMQ_MANAGEMENT_URL", ""))
         return SwitchAdmin(self.bus)
 
     def letterbox(self) -> AbstractAsyncContextManager[Letterbox]:
         """A connection for work on queues by hand."""
-        return letterbox(self._url, name=_NAME)
+        return letterbox(self.url, name=_NAME)
 
 
 def place(args: Namespace) -> str:

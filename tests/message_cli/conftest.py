@@ -7,8 +7,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,6 +25,7 @@ class Place(NamedTuple):
 
     url: str
     management: str
+    node: brokers.Broker | None = None  # of RabbitMQ, for what only its operator can do
 
 
 class Ran(NamedTuple):
@@ -54,7 +56,7 @@ def rabbitmq_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     try:
         node.start()
         _wait_for(f"http://127.0.0.1:{port}/")
-        yield Place(node.url, f"http://127.0.0.1:{port}")
+        yield Place(node.url, f"http://127.0.0.1:{port}", node)
     finally:
         node.kill()
         brokers.stop_port_mapper(node)
@@ -78,10 +80,15 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
-@pytest.fixture
-def environ(place: Place, tmp_path: Path) -> dict[str, str]:
+def environ_of(place: Place) -> dict[str, str]:
     """The password is in no argv."""
     return {"PATH": "/usr/bin:/bin", "XENOPS_URL": place.url, "RABBITMQ_MANAGEMENT_URL": place.management}
+
+
+@pytest.fixture
+def environ(place: Place, tmp_path: Path) -> dict[str, str]:
+    """See `environ_of`."""
+    return environ_of(place)
 
 
 @pytest.fixture
@@ -117,3 +124,35 @@ def serving(environ: dict[str, str]) -> Iterator[Callable[..., "subprocess.Popen
     for child in children:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def traced(place: Place) -> None:
+    """On RabbitMQ its operator has turned the firehose on."""
+    if place.node is not None:
+        brokers.trace(place.node, on=True)
+
+
+@pytest.fixture
+def following_on() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start `tail --follow` on a broker; what still runs afterwards is ended."""
+    children = []
+
+    def start(place: Place, *argv: str) -> "subprocess.Popen[str]":
+        child = subprocess.Popen(
+            [sys.executable, "-c", START, "tail", "--follow", *argv],
+            env=environ_of(place), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+@pytest.fixture
+def following(place: Place, following_on: Callable[..., "subprocess.Popen[str]"]) -> Any:
+    """The same on each broker in turn."""
+    return partial(following_on, place)

@@ -11,7 +11,9 @@ from typing import Any
 import pika
 import pytest
 
-from .conftest import RUN_S, Place
+from tests import brokers
+
+from .conftest import RUN_S, Place, needs_rabbitmq
 
 pytestmark = pytest.mark.timeout(300)
 PARAMS = '{"password": "hunter2", "id": "x"}'
@@ -116,3 +118,42 @@ def test_a_person_answers_up_to_a_single_dot(cli: Any, serving: Any) -> None:
     child.stdin.flush()
     assert cli("call", queue, "hello").out == "by hand\n"
     assert "hello" in child.stdout.readline()
+
+
+def test_what_waits_is_shown_without_secrets_and_stays(cli: Any, place: Place) -> None:
+    queue = name()
+    with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True)
+        body = f'{{"jsonrpc": "2.0", "id": 1, "method": "VM.add", "params": {PARAMS}}}'
+        channel.basic_publish("", queue, body.encode(), pika.BasicProperties(content_type="application/json"))
+        (row,) = until(lambda: json.loads(cli("tail", queue, "--bodies", "--json").out))
+        assert (row["method"], row["body"]["params"]) == ("VM.add", {"password": "(hidden)", "id": "x"})
+        assert "VM.add" in cli("tail", queue).out
+        assert channel.queue_delete(queue).method.message_count == 1
+    assert cli("tail", queue).code == 3
+    assert cli("tail").code == 2
+
+
+def test_what_passes_is_shown_without_secrets(cli: Any, serving: Any, following: Any, traced: None) -> None:
+    queue = name()
+    serving(queue, "--", "cat")
+    watcher = following(queue, "--bodies", "--json", "--count", "2")
+    assert "watching" in watcher.stderr.readline()
+    assert cli("call", queue, "hello", PARAMS).code == 0
+    out, _ = watcher.communicate(timeout=RUN_S)
+    published, delivered = map(json.loads, out.splitlines())
+    assert (published["way"], published["to"], published["method"]) == ("publish", [queue], "hello")
+    assert (delivered["way"], delivered["where"]) == ("deliver", queue)
+    assert published["correlation_id"] == delivered["correlation_id"] != ""
+    assert published["body"]["params"] == {"password": "(hidden)", "id": "x"}
+    assert "hunter2" not in out
+    assert watcher.returncode == 0
+
+
+@pytest.mark.rabbitmq
+@needs_rabbitmq
+def test_a_broker_that_traces_nothing_is_told_by_name(rabbitmq_place: Place, following_on: Any) -> None:
+    assert rabbitmq_place.node is not None
+    brokers.trace(rabbitmq_place.node, on=False)
+    assert "rabbitmqctl trace_on" in following_on(rabbitmq_place).stderr.readline()

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from message_cli import redact
+from message_cli import redact, render
 from message_cli.admin.rabbitmq import parse_queues, stat
 from message_cli.calling import measured
 from message_cli.diagnosis import Verdict, verdict
+from message_cli.passing import line
+from xenops.bus.firehose import passed
 from xenops.bus.port import JSON, MSGPACK, Message
 from xenops.errors import Fault
 from xenops.interfaces.switch import QueueStat
@@ -35,6 +37,12 @@ def test_any_bytes_can_be_looked_at(untrusted: bytes, kind: str) -> None:
     assert isinstance(redact.method_of(message), str)
     assert isinstance(redact.fault_of(message), str)
     redact.body_of(message)
+
+
+@given(st.text(), st.dictionaries(st.sampled_from(["routing_keys", "properties", "redelivered"]), VALUES), st.binary())
+def test_any_copy_can_be_looked_at(key: str, untrusted: dict[str, object], body: bytes) -> None:
+    row = line(passed(key, untrusted, body), bodies=True)
+    assert "\n" not in render.passed(row)
 
 
 @given(st.binary())

@@ -89,7 +89,7 @@ def firehose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     node = brokers.rabbitmq(tmp_path_factory.mktemp("firehose"))
     try:
         node.start()
-        brokers.trace_on(node)
+        brokers.trace(node, on=True)
         yield node.url
     finally:
         node.kill()

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `tail`: messages as they pass, and messages that wait, without what is secret in them."""
+
+import sys
+from contextlib import aclosing
+from fnmatch import fnmatchcase
+from typing import Any
+
+from message_cli import redact, render
+from message_cli.exits import Complaint, Exit
+from message_cli.session import Session
+from xenops.bus.firehose import Passed, firehose
+from xenops.bus.letters import Refused
+from xenops.bus.port import Message
+
+_SILENT = "message-cli: this broker traces nothing: on RabbitMQ its operator turns that on with `rabbitmqctl trace_on`; waiting"
+_WATCHING = "message-cli: watching; Ctrl-C ends it"
+
+
+async def tail(session: Session) -> list[dict[str, Any]] | None:
+    """What waits in a queue, oldest first; with --follow what passes, line by line, until interrupted or --count lines."""
+    if session.args.follow:
+        await _follow(session)
+        return None
+    if not session.args.pattern:
+        raise Complaint("which queue? Name it, or --follow what passes", Exit.USAGE)
+    rows: list[dict[str, Any]] = []
+    async with session.letterbox() as box:
+        while len(rows) < session.args.count and (letter := await box.take(session.args.pattern)) is not None:
+            rows.append({"place": len(rows), **described(letter.message, bodies=session.args.bodies)})
+    return rows
+
+
+async def _follow(session: Session) -> None:
+    args, seen = session.args, 0
+    try:
+        async with firehose(session.url, name="message-cli") as stream:
+            print(_WATCHING if await stream.begin() else _SILENT, file=sys.stderr, flush=True)
+            async with aclosing(stream.passing()) as passing:
+                async for found in passing:
+                    if not concerns(found, args.pattern):
+                        continue
+                    row = line(found, bodies=args.bodies)
+                    print(render.compact(row) if args.json else render.passed(row), flush=True)
+                    seen += 1
+                    if seen == args.count:
+                        return
+    except Refused as refusal:
+        raise Complaint(f"{refusal}; only an administrator may watch") from None
+
+
+def concerns(found: Passed, pattern: str) -> bool:
+    """Whether its exchange, its queue or one of its routing keys fits a pattern with `*` and `?`; without one, all do."""
+    return not pattern or any(fnmatchcase(name, pattern) for name in (found.where, *found.to))
+
+
+def line(found: Passed, *, bodies: bool) -> dict[str, Any]:
+    """One line about a message that passed."""
+    return {
+        "way": found.way,
+        "where": found.where,
+        "to": list(found.to),
+        "connection": found.connection,
+        "redelivered": found.redelivered,
+        "correlation_id": str(found.message.correlation_id or ""),
+        **described(found.message, bodies=bodies),
+    }
+
+
+def described(message: Message, *, bodies: bool) -> dict[str, Any]:
+    """What may be shown of a message."""
+    row = {
+        "id": message.message_id or "",
+        "method": redact.method_of(message),
+        "fault": redact.fault_of(message),
+        "bytes": len(message.body),
+    }
+    return {**row, "body": redact.body_of(message)} if bodies else row
