@@ -9,9 +9,9 @@ from typing import Any
 from message_cli import redact, render
 from message_cli.exits import Complaint, Exit
 from message_cli.session import Session
-from xenops.bus.firehose import Passed, firehose
-from xenops.bus.letters import Refused
 from xenops.bus.port import Message
+from xenops.bus.watch.firehose import Passed, firehose
+from xenops.bus.watch.letters import Refused
 
 _SILENT = "message-cli: this broker traces nothing: on RabbitMQ its operator turns that on with `rabbitmqctl trace_on`; waiting"
 _WATCHING = "message-cli: watching; Ctrl-C ends it"

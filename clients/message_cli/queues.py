@@ -10,8 +10,8 @@ from message_cli import redact
 from message_cli.diagnosis import needs_second_look, verdict
 from message_cli.exits import Complaint, Exit
 from message_cli.session import Session
-from xenops.bus.letters import Letter, Letterbox, Refused
 from xenops.bus.port import DEAD_QUEUE
+from xenops.bus.watch.letters import Letter, Letterbox, Refused
 from xenops.errors import DoesNotExist
 
 MOST = 10000  # as many dead letters as there can be

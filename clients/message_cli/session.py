@@ -11,7 +11,7 @@ from message_cli.admin.rabbitmq import RabbitAdmin
 from message_cli.admin.switch import SwitchAdmin
 from message_cli.exits import Complaint
 from xenops.bus.amqp import AmqpBus
-from xenops.bus.letters import Letterbox, letterbox
+from xenops.bus.watch.letters import Letterbox, letterbox
 from xenops.where import StackNotFound, find
 
 CONNECT_S = 5.0  # a person waits for the broker no longer than this

@@ -10,8 +10,8 @@ from message_cli.admin.rabbitmq import parse_queues, stat
 from message_cli.calling import measured
 from message_cli.diagnosis import Verdict, verdict
 from message_cli.passing import line
-from xenops.bus.firehose import passed
 from xenops.bus.port import JSON, MSGPACK, Message
+from xenops.bus.watch.firehose import passed
 from xenops.errors import Fault
 from xenops.interfaces.switch import QueueStat
 

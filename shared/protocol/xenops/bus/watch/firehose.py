@@ -16,10 +16,10 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from xenops.bus.letters import Refused
 from xenops.bus.link import Lane, close_link, open_link
 from xenops.bus.place import place
 from xenops.bus.port import Message
+from xenops.bus.watch.letters import Refused
 from xenops.errors import ConnectionLost, SwitchUnreachable
 
 TRACE = "amq.rabbitmq.trace"
