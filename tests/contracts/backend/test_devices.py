@@ -103,7 +103,7 @@ def test_an_empty_drive_of_a_guest_without_device_model_is_no_device(tell: Tell,
         await backend.vbd.eject(vm, drive)
         assert (await backend.vbd.state(vm, drive)).backend_present is UNSET
 
-    tell("pv", story)
+    tell("pv", story, answering=True, drivers=True)
 
 
 def test_a_drive_whose_priority_is_not_the_registered_one_says_so(tell: Tell, kind: str) -> None:
