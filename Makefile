@@ -8,7 +8,7 @@ SOURCES := shared services clients deploy docs tests bench examples
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run fmt lint types test test-crash test-docker test-xen xen-shell bench bench-xen docs golden clean test-switch test-scale
+.PHONY: help setup demo run fmt lint types test test-crash test-docker test-xen xen-shell bench bench-xen docs golden clean test-switch test-scale test-cluster
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,10 @@ test-scale: setup ## 10,000 machines, 2000 running, 64 orchestrators, storms of 
 
 test-switch: setup ## the switch against RabbitMQ, SWITCH_DIFF random command sequences (2000)
 	SWITCH_DIFF=$(or $(SWITCH_DIFF),2000) $(BIN)/pytest -n 0 tests/message_switch/test_differential.py
+
+# In networks, mounts and processes of its own: nothing of it outlives the command. CLUSTER=all strikes every node.
+test-cluster: setup ## xenopsds of two hosts on three RabbitMQ nodes that die and are cut off (needs root)
+	CLUSTER=$(or $(CLUSTER),short) unshare --net --mount --pid --fork --kill-child --mount-proc $(BIN)/pytest -n 0 tests/cluster
 
 test-docker: setup ## build the images and test the composed stack (needs a docker engine)
 	deploy/docker/test.sh

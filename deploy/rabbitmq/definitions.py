@@ -4,7 +4,8 @@
     python3 deploy/rabbitmq/definitions.py DIRECTORY --broker rabbit.example:5672 host1 host2
 
 writes DIRECTORY/definitions.json (for `load_definitions`; it has hashes of passwords, no passwords) and for each user
-DIRECTORY/<user>.url, mode 0600, for `amqp-url-file`. Passwords are made here, and are never an argument or a log line.
+DIRECTORY/<user>.url, mode 0600, for `amqp-url-file`. Name every node of a cluster with a --broker of its own; with
+--cacertfile the nodes speak TLS and must be certified by that authority. Passwords are made here, and are never an argument or a log line.
 A user whose .url file exists keeps its password.
 """
 
@@ -16,7 +17,7 @@ import re
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 CLIENTS = "clients"
 _EVENTS = "xenops.events"
@@ -90,20 +91,25 @@ def hashed(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def write(directory: Path, broker: str, hosts: list[str]) -> None:
-    """Put the files in place."""
+def write(directory: Path, brokers: list[str], hosts: list[str], cacertfile: str = "") -> None:
+    """Put the files in place. Each user tries the nodes in an order of its own, so that they share the work."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    passwords = {user: _password(directory / f"{user}.url", user, broker) for user in [*map(user_of, hosts), CLIENTS]}
+    passwords = {}
+    for n, user in enumerate([*map(user_of, hosts), CLIENTS]):
+        first = n % len(brokers)
+        nodes = brokers[first:] + brokers[:first]
+        passwords[user] = _password(directory / f"{user}.url", user, nodes, cacertfile)
     text = json.dumps(definitions(hosts, passwords), indent=2)
     (directory / "definitions.json").write_text(text + "\n")
 
 
-def _password(url_file: Path, user: str, broker: str) -> str:
-    kept = urlsplit(url_file.read_text().strip()).password if url_file.exists() else None
+def _password(url_file: Path, user: str, nodes: list[str], cacertfile: str) -> str:
+    kept = urlsplit(url_file.read_text().split()[0]).password if url_file.exists() else None
     password = kept or secrets.token_urlsafe(24)
     url_file.touch(mode=0o600)
     url_file.chmod(0o600)
-    url_file.write_text(f"amqp://{user}:{password}@{broker}/%2F\n")
+    scheme, tls = ("amqps", f"?cacertfile={quote(cacertfile)}") if cacertfile else ("amqp", "")
+    url_file.write_text("".join(f"{scheme}://{user}:{password}@{node}/%2F{tls}\n" for node in nodes))
     return password
 
 
@@ -117,10 +123,13 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path, help="where the files go; keep it private")
-    parser.add_argument("--broker", default="127.0.0.1:5672", metavar="HOST:PORT", help="where clients find the broker")
+    parser.add_argument(
+        "--broker", action="append", metavar="HOST:PORT", help="where clients find the broker; one for each node of it"
+    )
+    parser.add_argument("--cacertfile", default="", metavar="PATH", help="who certifies the nodes: speak TLS with them")
     parser.add_argument("hosts", nargs="+", type=_host, metavar="HOST", help="each host's name on the bus (key `host`)")
     given = parser.parse_args()
-    write(given.directory, given.broker, given.hosts)
+    write(given.directory, given.broker or ["127.0.0.1:5672"], given.hosts, given.cacertfile)
 
 
 if __name__ == "__main__":

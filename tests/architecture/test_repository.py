@@ -19,6 +19,7 @@ BESIDE = {
     "docs",
     "examples",
     "golden",
+    "cluster",
     "scale",
     "system",
     "xen",

@@ -33,7 +33,7 @@ class Broker:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """RabbitMQ with the users of two hosts; clients wait by themselves until it accepts them."""
     folder = tmp_path_factory.mktemp("rabbitmq")
-    definitions.write(folder, "{broker}", ["one", "two"])
+    definitions.write(folder, ["{broker}"], ["one", "two"])
     (folder / "definitions.json").chmod(0o644)
     container = DockerContainer("xenopsd/rabbitmq").with_exposed_ports(5672)
     for source in (

@@ -25,7 +25,7 @@ from xenops.bus.calls import Call, Calls
 from xenops.bus.link import Lane, Link, close_link, open_link, parameters
 from xenops.bus.place import address_of, places
 from xenops.bus.port import EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
-from xenops.bus.serving import QueueType, Served, Subscribed, open_dead_queue, open_queue
+from xenops.bus.serving import QueueType, Served, Subscribed, open_queue
 from xenops.bus.untrusted import message
 from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
@@ -185,7 +185,6 @@ class AmqpBus:
         await lane.ask(
             lambda done: lane.channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True, callback=done)
         )
-        await open_dead_queue(link, self.queue_type)
         for part in list(self._parts):
             await self._declare(part, link)
         self._lane, self._out, self._tag = lane, out, 0

@@ -77,7 +77,8 @@ class Served:
         self._cancelled = False
 
     async def declare(self, link: Link) -> None:
-        """Declare the queue on this connection and consume from it."""
+        """Declare the queue on this connection, and where its unreadable requests go, and consume from it."""
+        await open_dead_queue(link, self._owner.queue_type)
         lane, _ = await open_queue(link, self._queue, self._owner.queue_type, self._limit, self._closed)
         await lane.ask(lambda done: lane.channel.basic_qos(prefetch_count=self._prefetch, callback=done))
         self._lane, self._acks = lane, Acks()

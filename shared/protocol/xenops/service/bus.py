@@ -99,7 +99,7 @@ def _checked(untrusted_url: str, where: str) -> str:
                 raise BadRequest("url", "names no host")
             node.tls()
     except BadRequest as fault:
-        raise SettingsError(f"{where}: {fault.reason}") from None
+        raise SettingsError(f"{where}: is no URL of a switch: {fault.reason}") from None
     return untrusted_url
 
 
