@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file in which durable things are written down, and the thread that makes sure of it.
 
-Each record stands as length, CRC-32 and bytes. Records are gathered while the disk is busy and synced together, off the
+    XMSJ0002 word word { word length crc32 record } ...        the word: eight bytes, of this file alone and by chance
+
+Records are gathered while the disk is busy and synced together, off the
 event loop; `on_synced` says how far. A tail torn by a crash is cut off at the next start, and a damaged
-record before it is reported and stepped over. When much of the file is history
+record before it is reported and stepped over: the word tells where the next one begins, and nobody who sends a message
+knows it. When much of the file is history
 that no longer matters, it is written anew beside the old one and renamed over it.
 
 Without room on the disk nothing is confirmed, `on_full` says so, and the same is tried again until there is room. Any other
@@ -13,9 +16,11 @@ write that fails, and any sync, ends `run` with the error: a switch that cannot 
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import mmap
 import os
+import secrets
 import struct
 import time
 import zlib
@@ -29,7 +34,8 @@ from message_switch.model.records import Record, Settled, decode, encode
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"XMSJ0001"
+MAGIC, WORDLESS = b"XMSJ0002", b"XMSJ0001"  # the older one is read, and written anew at the first occasion
+_WORD = 8
 _HEAD = struct.Struct(">II")
 # That something is settled may be lost: it is then delivered again. So it need not hurry, but should not wait for long.
 _LAZY_S = 0.05
@@ -62,6 +68,8 @@ class Journal:
         self._idle = asyncio.Event()
         self._closing = asyncio.Event()
         self._full = False
+        self._word = b""
+        self._old = False  # nothing may be appended to it before it was written anew
         self._thread = ThreadPoolExecutor(1, "journal")
 
     def open(self) -> Iterator[Record]:
@@ -70,7 +78,8 @@ class Journal:
         good = 0
         if size := os.fstat(self._fd).st_size:
             with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as untrusted:
-                good = len(MAGIC) if untrusted[: len(MAGIC)] == MAGIC else 0
+                good, self._word = _beginning(untrusted)
+                self._old = bool(good) and not self._word
                 for after, record in parse(untrusted, self._damaged):
                     good = after
                     yield record
@@ -79,9 +88,11 @@ class Journal:
                     self.path.with_suffix(".cut").write_bytes(untrusted[good:])
         os.ftruncate(self._fd, good)
         os.lseek(self._fd, good, os.SEEK_SET)
+        self._word = self._word or secrets.token_bytes(_WORD)
         if not good:
-            write_all(self._fd, MAGIC)
-            good = len(MAGIC)
+            head = header(self._word)
+            write_all(self._fd, head)
+            good = len(head)
         os.fsync(self._fd)
         _sync_directory(self.path.parent)
         self.size = good
@@ -91,7 +102,7 @@ class Journal:
 
     def note(self, record: Record) -> int:
         """See `Ledger`."""
-        self._pending.append(frame(record))
+        self._pending.append(frame(record, self._word))
         self._noted += 1
         if isinstance(record, Settled):
             self._idle.set()
@@ -110,7 +121,9 @@ class Journal:
             batch, up_to = b"".join(self._pending), self._noted
             self._pending.clear()
             try:
-                if self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base:
+                if self._old or (
+                    self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base
+                ):
                     # The snapshot holds what the batch says, so the batch itself need not be written.
                     await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
                 else:
@@ -178,7 +191,7 @@ class Journal:
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         size = 0
         try:
-            for piece in _pieces(records):
+            for piece in itertools.chain((header(self._word),), (frame(record, self._word) for record in records)):
                 write_all(fd, piece)
                 size += len(piece)
             self._sync(fd)
@@ -190,6 +203,7 @@ class Journal:
             raise
         os.close(self._fd)
         self._fd = fd
+        self._old = False
         self.size = self._base = size
 
     def _sync(self, fd: int) -> None:
@@ -198,40 +212,64 @@ class Journal:
         self._observe(time.perf_counter() - started)
 
 
-def frame(record: Record) -> bytes:
+def header(word: bytes) -> bytes:
+    """How a file begins. Its word stands there twice: a damaged one would take everything along."""
+    return MAGIC + word + word
+
+
+def frame(record: Record, word: bytes) -> bytes:
     """A record as it stands in the file."""
     payload = encode(record)
-    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+    return word + _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def parse(
     untrusted: bytes | mmap.mmap, damaged: Callable[[int, int], None] = lambda start, end: None
 ) -> Iterator[tuple[int, Record]]:
-    """The whole records, each with the offset after it; `damaged` is told of each that was stepped over.
-
-    Its length says where the next one begins. Searching for one would be wrong: a message's body may look like a record.
-    """
-    if untrusted[: len(MAGIC)] != MAGIC:
-        return
-    at, end = len(MAGIC), len(untrusted)
+    """The whole records, each with the offset after it; `damaged` is told of what was stepped over."""
+    at, word = _beginning(untrusted)
     skipped: list[tuple[int, int]] = []
-    while at + _HEAD.size <= end:
-        start, (size, checksum) = at, _HEAD.unpack_from(untrusted, at)
-        at += _HEAD.size + size
-        if at > end:
-            return
-        payload = untrusted[start + _HEAD.size : at]
-        try:
-            record = decode(payload) if zlib.crc32(payload) == checksum else None
-        except msgspec.DecodeError:
-            record = None
+    while at:
+        record, after = _one(untrusted, at, word)
         if record is None:
-            skipped.append((start, at))  # damage, if something good follows; else a torn tail
+            following = untrusted.find(word, at + 1) if word else after
+            if following < 0 or (not after and not word):
+                return
+            skipped.append((at, following))  # damage, if something good follows; else a torn tail
+            at = following
             continue
         for place in skipped:
             damaged(*place)
         skipped.clear()
-        yield at, record
+        yield after, record
+        at = after
+
+
+def _beginning(untrusted: bytes | mmap.mmap) -> tuple[int, bytes]:
+    """Where the first record would be, 0 in what is no journal, and the word; an older journal has none."""
+    magic = untrusted[: len(MAGIC)]
+    if magic == WORDLESS:
+        return len(MAGIC), b""
+    begin = len(MAGIC) + 2 * _WORD
+    if magic != MAGIC or len(untrusted) < begin:
+        return 0, b""
+    word, again = untrusted[len(MAGIC) : len(MAGIC) + _WORD], untrusted[len(MAGIC) + _WORD : begin]
+    return begin, word if untrusted.find(word, begin) >= 0 else again
+
+
+def _one(untrusted: bytes | mmap.mmap, at: int, word: bytes) -> tuple[Record | None, int]:
+    """The record that begins there, if it is whole, and where it ends; 0 when it would be behind the end."""
+    begin = at + len(word) + _HEAD.size
+    if begin > len(untrusted):
+        return None, 0
+    size, checksum = _HEAD.unpack_from(untrusted, begin - _HEAD.size)
+    if begin + size > len(untrusted) or untrusted[at : at + len(word)] != word:
+        return None, 0
+    payload = untrusted[begin : begin + size]
+    try:
+        return (decode(payload) if zlib.crc32(payload) == checksum else None), begin + size
+    except msgspec.DecodeError:
+        return None, begin + size
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -244,12 +282,6 @@ def write_all(fd: int, data: bytes) -> None:
         if error.errno in _NO_ROOM:
             raise NoRoom(*error.args) from None
         raise
-
-
-def _pieces(records: Iterable[Record]) -> Iterator[bytes]:
-    yield MAGIC
-    for record in records:
-        yield frame(record)
 
 
 def _sync_directory(path: Path) -> None:

@@ -116,7 +116,9 @@ def _forget_ports(data: Path) -> None:
 
 def _read_users(settings: SwitchSettings, users: Users) -> None:
     """Now, and whenever SIGHUP asks for it; a mistake at the start ends us, later it leaves everything as it is."""
+    loop = asyncio.get_running_loop()
     if not settings.users_file:
+        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there is no users-file to read again")
         return
     path = Path(settings.users_file)
 
@@ -132,7 +134,7 @@ def _read_users(settings: SwitchSettings, users: Users) -> None:
         users.read(path.read_text())
     except ValueError as error:
         raise OSError(f"{path}: {error}") from None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
+    loop.add_signal_handler(signal.SIGHUP, again)
 
 
 def _asked_for() -> bytes:

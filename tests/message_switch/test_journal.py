@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from message_switch.journal import MAGIC, Journal, frame, parse
+from message_switch.journal import MAGIC, WORDLESS, Journal, frame, header, parse
 from message_switch.model.arguments import QueueArguments
 from message_switch.model.broker import Broker
 from message_switch.model.message import Death
@@ -34,6 +34,11 @@ RECORDS: list[Record] = [
     Stored(5, ["q"], 1.5, "x", "a.b", b"\0\0", b"body", None, (Death("p", "expired", 2, 1.0, "", "p"),)),
     Settled(5, "q"),
 ]
+
+
+WORD, FALSE_WORD = b"a word..", b"a guess."
+HEAD = header(WORD)
+WHOLE = HEAD + b"".join(frame(record, WORD) for record in RECORDS)
 
 
 async def write(journal: Journal, records: Iterable[Record]) -> int:
@@ -80,7 +85,7 @@ def test_written_together_and_read_again(tmp_path: Path) -> None:
 
 def test_torn_at_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    whole = MAGIC + b"".join(map(frame, RECORDS))
+    whole = WHOLE
     ends = [end for end, _ in parse(whole)]
     assert ends[-1] == len(whole)
 
@@ -101,22 +106,60 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_a_flipped_bit_costs_one_record(data: st.DataObject) -> None:
-    whole = bytearray(MAGIC + b"".join(map(frame, RECORDS)))
+    whole = bytearray(WHOLE)
     ends = [end for end, _ in parse(bytes(whole))]
-    at = data.draw(st.integers(len(MAGIC), len(whole) - 1))
+    at = data.draw(st.integers(len(HEAD), len(whole) - 1))
     whole[at] ^= 1 << data.draw(st.integers(0, 7))
     hit = sum(end <= at for end in ends)
-    start = [len(MAGIC), *ends][hit]
+    start = [len(HEAD), *ends][hit]
     damage: list[tuple[int, int]] = []
     found = [record for _, record in parse(bytes(whole), lambda start, end: damage.append((start, end)))]
-    if at < start + 4:  # its length: nobody knows where the next one begins
-        assert all(record in RECORDS for record in found)
-        assert found[:hit] == RECORDS[:hit]
-        assert RECORDS[hit] not in found
-        return
     assert found == RECORDS[:hit] + RECORDS[hit + 1 :]
     # At the end, it looks like a torn tail.
     assert damage == ([] if hit == len(RECORDS) - 1 else [(start, ends[hit])])
+
+
+@given(st.integers(len(MAGIC), len(HEAD) - 1), st.integers(0, 7))
+def test_a_bit_flipped_in_the_word_costs_nothing(at: int, bit: int) -> None:
+    whole = bytearray(WHOLE)
+    whole[at] ^= 1 << bit
+    assert [record for _, record in parse(bytes(whole))] == RECORDS
+
+
+@given(st.data())
+def test_what_stands_behind_a_lost_stretch_is_read(data: st.DataObject) -> None:
+    ends = [len(HEAD), *(end for end, _ in parse(WHOLE))]
+    first = data.draw(st.integers(0, len(RECORDS) - 2))
+    last = data.draw(st.integers(first, len(RECORDS) - 2))
+    noise = data.draw(st.binary(max_size=300))
+    damage: list[tuple[int, int]] = []
+    left = WHOLE[: ends[first]] + noise + WHOLE[ends[last + 1] :]
+    found = [record for _, record in parse(left, lambda start, end: damage.append((start, end)))]
+    assert found == RECORDS[:first] + RECORDS[last + 1 :]
+    assert damage == ([(ends[first], ends[first] + len(noise))] if noise else [])
+
+
+def test_a_message_that_looks_like_a_record_is_none() -> None:
+    """Whoever sends it does not know the word."""
+    liar = Stored(5, ["q"], 1.5, "", "q", b"", header(FALSE_WORD) + frame(LastId(99), FALSE_WORD), None, ())
+    whole = bytearray(HEAD + frame(liar, WORD) + frame(LastId(7), WORD))
+    whole[len(HEAD) + len(WORD)] ^= 0x80  # its length
+    assert [record for _, record in parse(bytes(whole))] == [LastId(7)]
+
+
+def test_an_older_journal_is_read_and_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(WORDLESS + b"".join(frame(record, b"") for record in RECORDS) + b"torn")
+
+    async def upgraded() -> None:
+        journal = Journal(path)
+        assert list(journal.open()) == RECORDS
+        journal.snapshot = lambda: RECORDS
+        await write(journal, [QueueDeleted("q")])
+        assert path.read_bytes().startswith(MAGIC)
+        assert await reopened(path) == RECORDS
+
+    asyncio.run(upgraded())
 
 
 @pytest.mark.parametrize("lost", range(len(RECORDS)))
@@ -132,7 +175,8 @@ def test_what_is_left_after_damage_is_usable(lost: int) -> None:
 @given(st.binary(max_size=200))
 def test_no_file_crashes_it(untrusted: bytes) -> None:
     assert list(parse(untrusted)) == []
-    list(parse(MAGIC + untrusted))
+    list(parse(WORDLESS + untrusted))
+    assert list(parse(HEAD + untrusted)) == []
 
 
 def test_compaction_keeps_what_is_alive(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from message_switch.access.users import Users, hashed
 from message_switch.model.faults import ChannelFault
+from tests import brokers
 from tests.message_switch.conftest import START
 
 WEB = hashed(b"guess me")
@@ -272,3 +273,16 @@ def test_the_system_says_who_comes(process: Any, uid: int, outcome: str) -> None
             [sys.executable, "-c", VISITOR, path, str(uid)], capture_output=True, text=True, check=False, timeout=30
         )
         assert ended.stderr.strip() == outcome
+
+
+def test_sighup_without_a_file_of_users_ends_nothing(tmp_path: Path) -> None:
+    broker = brokers.message_switch(tmp_path)
+    broker.start()
+    try:
+        assert broker.process is not None
+        broker.process.send_signal(signal.SIGHUP)
+        with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
+            connection.channel().queue_declare("q", exclusive=True)
+        assert broker.process.poll() is None
+    finally:
+        broker.kill()
