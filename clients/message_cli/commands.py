@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from message_cli import calling, passing, queues, render
+from message_cli.chart import watching
 from message_cli.session import Session
 
 
@@ -19,6 +20,7 @@ class Command:
     run: Callable[[Session], Awaitable[Any]]
     show: Callable[[Any], str] = render.result
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    read: Callable[[argparse.Namespace], Awaitable[Any]] | None = None  # instead, with --recorded: no broker is asked
     streams: bool = False  # it may print lines as they come, and then returns None
 
 
@@ -49,6 +51,13 @@ _PREFIX = _argument("prefix", metavar="PREFIX", nargs="?", default="", help="onl
 _PARAMS = _argument("params", metavar="JSON", nargs="?", default="{}", help="params as one JSON object; - reads them")
 _TIMEOUT = _argument("--timeout", metavar="S", type=seconds, default=30.0, help="seconds to wait (default 30)")
 _FORCE = _argument("--force", action="store_true", help="also with messages or consumers")
+
+_WATCH = (
+    _argument("pattern", metavar="QUEUE", nargs="?", default="", help="only requests to these, as in 'xenops.*'"),
+    _argument("--seconds", metavar="S", type=seconds, default=5.0, help="how long to watch (default 5)"),
+    _argument("--calls", metavar="N", type=count, default=10**9, help="end after so many answered calls"),
+    _argument("--recorded", metavar="FILE", help="what `tail --follow --json` wrote instead; - is standard input"),
+)
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -106,6 +115,30 @@ COMMANDS: tuple[Command, ...] = (
             _argument("--bodies", action="store_true", help="show fields too, without secrets"),
             _argument("--count", metavar="N", type=count, default=10**9, help="end after so many"),
         ),
+    ),
+    Command(
+        name="mscgen",
+        help="Draw who asked whom for what, and how long each answer took; no body is shown.",
+        run=watching.watch,
+        read=watching.read,
+        show=watching.chart,
+        arguments=(
+            *_WATCH,
+            _argument(
+                "--format",
+                choices=watching.FORMATS,
+                default="text",
+                help="for the terminal, for mscgen(1), or a picture",
+            ),
+        ),
+    ),
+    Command(
+        name="latency",
+        help="Say of each method how often it was asked for, and how long its answers took.",
+        run=watching.watch,
+        read=watching.read,
+        show=watching.summary,
+        arguments=_WATCH,
     ),
     Command(
         name="bench",

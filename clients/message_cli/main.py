@@ -9,6 +9,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 from message_cli import VERSION, render
 from message_cli.commands import COMMANDS, Command
@@ -79,8 +80,7 @@ async def _perform(command: Command, args: Namespace) -> int:
     came: list[int] = []
     _watch_signals(came)
     try:
-        async with connected(args) as session:
-            value = await command.run(session)
+        value = await _value(command, args)
     except asyncio.CancelledError:
         return 128 + came[-1] if came else Exit.INTERRUPTED
     except ExceptionGroup as group:
@@ -96,6 +96,13 @@ async def _perform(command: Command, args: Namespace) -> int:
     if text:
         print(text, flush=True)
     return Exit.OK
+
+
+async def _value(command: Command, args: Namespace) -> Any:
+    if command.read is not None and args.recorded:
+        return await command.read(args)
+    async with connected(args) as session:
+        return await command.run(session)
 
 
 def _watch_signals(came: list[int]) -> None:

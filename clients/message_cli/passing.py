@@ -2,6 +2,8 @@
 """The command `tail`: messages as they pass, and messages that wait, without what is secret in them."""
 
 import sys
+import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import Any
@@ -33,36 +35,45 @@ async def tail(session: Session) -> list[dict[str, Any]] | None:
 
 async def _follow(session: Session) -> None:
     args, seen = session.args, 0
+    async with aclosing(watched(session, bodies=args.bodies)) as rows:
+        async for row in rows:
+            if not concerns(row, args.pattern):
+                continue
+            print(render.compact(row) if args.json else render.passed(row), flush=True)
+            seen += 1
+            if seen == args.count:
+                return
+
+
+async def watched(session: Session, *, bodies: bool) -> AsyncGenerator[dict[str, Any], None]:
+    """A line about everything that passes; that it has begun is said on standard error."""
     try:
         async with firehose(session.url, name="message-cli") as stream:
             print(_WATCHING if await stream.begin() else _SILENT, file=sys.stderr, flush=True)
+            began = time.monotonic()
             async with aclosing(stream.passing()) as passing:
                 async for found in passing:
-                    if not concerns(found, args.pattern):
-                        continue
-                    row = line(found, bodies=args.bodies)
-                    print(render.compact(row) if args.json else render.passed(row), flush=True)
-                    seen += 1
-                    if seen == args.count:
-                        return
+                    yield line(found, bodies=bodies, seen_s=time.monotonic() - began)
     except Refused as refusal:
         raise Complaint(f"{refusal}; only an administrator may watch") from None
 
 
-def concerns(found: Passed, pattern: str) -> bool:
+def concerns(row: dict[str, Any], pattern: str) -> bool:
     """Whether its exchange, its queue or one of its routing keys fits a pattern with `*` and `?`; without one, all do."""
-    return not pattern or any(fnmatchcase(name, pattern) for name in (found.where, *found.to))
+    return not pattern or any(fnmatchcase(name, pattern) for name in (row["where"], *row["to"]))
 
 
-def line(found: Passed, *, bodies: bool) -> dict[str, Any]:
-    """One line about a message that passed."""
+def line(found: Passed, *, bodies: bool, seen_s: float) -> dict[str, Any]:
+    """One line about a message that passed, `seen_s` after the watch began."""
     return {
+        "seen_s": round(seen_s, 6),
         "way": found.way,
         "where": found.where,
         "to": list(found.to),
         "connection": found.connection,
         "redelivered": found.redelivered,
         "correlation_id": str(found.message.correlation_id or ""),
+        "reply_to": str(found.message.reply_to or ""),
         **described(found.message, bodies=bodies),
     }
 

@@ -135,12 +135,12 @@ def traced(place: Place) -> None:
 
 @pytest.fixture
 def following_on() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start `tail --follow` on a broker; what still runs afterwards is ended."""
+    """Start `tail --follow`, or another word that watches, on a broker; what still runs afterwards is ended."""
     children = []
 
-    def start(place: Place, *argv: str) -> "subprocess.Popen[str]":
+    def start(place: Place, *argv: str, word: tuple[str, ...] = ("tail", "--follow")) -> "subprocess.Popen[str]":
         child = subprocess.Popen(
-            [sys.executable, "-c", START, "tail", "--follow", *argv],
+            [sys.executable, "-c", START, *word, *argv],
             env=environ_of(place), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         children.append(child)

@@ -6,6 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -157,3 +158,44 @@ def test_a_broker_that_traces_nothing_is_told_by_name(rabbitmq_place: Place, fol
     assert rabbitmq_place.node is not None
     brokers.trace(rabbitmq_place.node, on=False)
     assert "rabbitmqctl trace_on" in following_on(rabbitmq_place).stderr.readline()
+
+
+@pytest.mark.parametrize("kind", ["text", "mscgen", "svg"])
+def test_a_call_that_passes_is_drawn_without_its_body(
+    cli: Any, serving: Any, following: Any, traced: None, kind: str
+) -> None:
+    queue = name()
+    serving(queue, "--", "cat")
+    watcher = following(queue, "--seconds", str(RUN_S), "--calls", "1", "--format", kind, word=("mscgen",))
+    assert "watching" in watcher.stderr.readline()
+    assert cli("call", queue, "hello", PARAMS).code == 0
+    out, _ = watcher.communicate(timeout=RUN_S)
+    assert watcher.returncode == 0
+    assert all(word in out for word in (queue, "hello", " ms", "p99_ms"))
+    assert "hunter2" not in out
+    assert (kind == "svg") == out.startswith("<svg ")
+
+
+def test_what_was_recorded_is_measured_without_a_broker(
+    cli: Any, serving: Any, following: Any, traced: None, tmp_path: Path
+) -> None:
+    queue = name()
+    serving(queue, "--", "cat")
+    watcher = following("--json")
+    assert "watching" in watcher.stderr.readline()
+    assert cli("call", queue, "hello", PARAMS).code == 0
+    assert cli("call", queue, "hello", PARAMS).code == 0
+    lines, replies = [], 0
+    while replies < 2:
+        lines.append(watcher.stdout.readline())
+        replies += json.loads(lines[-1])["way"] == "publish" and not json.loads(lines[-1])["reply_to"]
+    recorded = tmp_path / "recorded"
+    recorded.write_text("".join(lines))
+    assert "hunter2" not in recorded.read_text()
+    ran = cli("latency", queue, "--recorded", str(recorded), "--json", "--url", "amqp://127.0.0.1:1")
+    assert ran.code == 0
+    (row,) = json.loads(ran.out)["latency"]
+    assert (row["method"], row["count"], row["no_reply"]) == ("hello", 2, 0)
+    assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert cli("latency", "--recorded", str(tmp_path / "absent")).code == 1
+    assert cli("latency", "--recorded", "-", stdin="{}\n").code == 2
