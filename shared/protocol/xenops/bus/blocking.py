@@ -86,10 +86,12 @@ class BlockingBus:
                     raise
                 raise TimedOut(queue, timeout_s) if sent else NoSuchService(queue) from None
             try:
-                self._publish(self._ready(), queue, request, until)
+                channel, before = self._ready(), sent
+                sent = True  # unless it comes back: whether anybody has heard it is not known
+                self._publish(channel, queue, request, until)
                 if not self._returned:
-                    sent = True
                     return self._wait(queue, request, until, timeout_s)
+                sent = before
             except MessageNacked:
                 raise Busy(queue, _RETRY_AFTER_MS) from None
             except _LOST:
