@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from message_switch.session import TURNS, State
+from message_switch.conversation.session import TURNS, State
 from tests.xenopsd.steps.samples import Sample, samples
 from xenops.types.disk import Local
 from xenops.types.vm import Action, Hvm, PowerState, Vm
@@ -20,6 +20,7 @@ from xenopsd.operations.check import ANSWERS
 from xenopsd.operations.life import MOVES
 
 _MADE = "<!-- Made by docs/states/draw.py (`make docs`): edit the table in the code, not this page. -->\n"
+_SESSION = "services/message_switch/conversation/session.py"
 
 
 def pages() -> dict[str, str]:
@@ -87,7 +88,7 @@ def connection() -> str:
         (
             _MADE + "# A connection to the message switch",
             "",
-            "The table is `TURNS` in [`services/message_switch/session.py`](../../services/message_switch/session.py).",
+            f"The table is `TURNS` in [`{_SESSION}`](../../{_SESSION}).",
             "In every state a peer's connection.close is answered and leads to CLOSED; any other method than the expected",
             "one makes the switch close the connection; a peer that is not RUNNING in time is dropped.",
             "",

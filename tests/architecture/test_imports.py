@@ -27,6 +27,7 @@ PURE = (
     "xenopsd.engine.plan",
     "xenopsd.engine.queues",
     "message_switch.model*",
+    "message_switch.conversation*",
     "message_switch.frames",
     "message_switch.properties",
     "forkexecd.output",

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec
 
 from message_switch.access.users import User, Users
+from message_switch.conversation.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.frames import GREETING, HEARTBEAT_FRAME, content
 from message_switch.model.broker import Broker
-from message_switch.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.switch import HIGH_WATER, Limits, Switch
 
 NOTIFY = {"capabilities": {"consumer_cancel_notify": True, "authentication_failure_close": True}}

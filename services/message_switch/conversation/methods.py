@@ -4,7 +4,7 @@
 from typing import Any
 
 from message_switch.access.users import User
-from message_switch.channel import Act, Channel
+from message_switch.conversation.channel import Act, Channel
 from message_switch.frames import spec
 from message_switch.model.broker import REPLY_TO, not_default
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
@@ -136,6 +136,12 @@ def _cancel(channel: Channel, method: Any) -> None:
         channel.send(spec.Basic.CancelOk(consumer_tag=method.consumer_tag))
 
 
+def _confirm_select(channel: Channel, method: Any) -> None:
+    channel.publishing.confirm_select()
+    if not method.nowait:
+        channel.send(spec.Confirm.SelectOk())
+
+
 def _flow(channel: Channel, method: Any) -> None:
     if not method.active:
         raise ConnectionFault(Code.NOT_IMPLEMENTED, "active=false")
@@ -147,12 +153,14 @@ METHODS: dict[type, Act] = {
     spec.Basic.Cancel: _cancel,
     spec.Basic.CancelOk: lambda channel, method: None,
     spec.Basic.Get: Channel.get,
-    spec.Basic.Nack: lambda channel, m: channel.reject(m.delivery_tag, multiple=m.multiple, requeue=m.requeue),
-    spec.Basic.Reject: lambda channel, m: channel.reject(m.delivery_tag, multiple=False, requeue=m.requeue),
+    spec.Basic.Nack: lambda channel, m: channel.unsettled.reject(
+        m.delivery_tag, multiple=m.multiple, requeue=m.requeue
+    ),
+    spec.Basic.Reject: lambda channel, m: channel.unsettled.reject(m.delivery_tag, multiple=False, requeue=m.requeue),
     spec.Basic.Qos: Channel.qos,
     spec.Basic.Recover: Channel.recover,
     spec.Channel.Flow: _flow,
-    spec.Confirm.Select: Channel.confirm_select,
+    spec.Confirm.Select: _confirm_select,
     spec.Exchange.Declare: exchange_declare,
     spec.Exchange.Delete: exchange_delete,
     spec.Queue.Declare: queue_declare,

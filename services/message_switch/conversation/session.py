@@ -13,7 +13,8 @@ from enum import Enum
 from typing import Any
 
 from message_switch.access.users import User
-from message_switch.channel import Channel
+from message_switch.conversation.channel import Channel
+from message_switch.conversation.methods import METHODS
 from message_switch.frames import (
     BODY,
     FRAME_MIN,
@@ -29,7 +30,6 @@ from message_switch.frames import (
     method_id,
     spec,
 )
-from message_switch.methods import METHODS
 from message_switch.model.faults import AmqpFault, ChannelFault, Code, ConnectionFault
 from message_switch.model.queue import Queue
 from message_switch.switch import Outbox, Switch
@@ -158,7 +158,7 @@ class Session:
         # First everything back, then out again: else one queue's messages would overtake each other.
         back: dict[Queue, None] = {}
         for channel in channels:
-            back |= dict.fromkeys(channel.give_back())
+            back |= dict.fromkeys(channel.unsettled.give_back())
         for queue in [queue for queue in broker.queues.values() if queue.owner is self]:
             broker.delete_queue(queue)
         for queue in back:
@@ -188,9 +188,9 @@ class Session:
                     channel.on_method(payload)
             elif kind == HEADER:
                 self.publishes = True
-                channel.on_header(payload)
+                channel.publishing.on_header(payload)
             elif kind == BODY:
-                channel.on_body(payload)
+                channel.publishing.on_body(payload)
             else:
                 raise ConnectionFault(Code.FRAME_ERROR, "a heartbeat belongs to channel 0")
         except ChannelFault as fault:
@@ -325,7 +325,7 @@ class Session:
         if channel is None:
             return
         channel.stop()
-        for queue in channel.give_back():
+        for queue in channel.unsettled.give_back():
             queue.pump()
 
     def _fail_channel(self, number: int, fault: AmqpFault, cause: int) -> None:
