@@ -80,6 +80,8 @@ def connection() -> str:
         f"    [*] --> {State.GREETING.name}",
         f"    {State.GREETING.name} --> {State.START.name}: protocol header",
         *turns,
+        f"    {State.CHECKING.name} --> {State.TUNE.name}: who it is is known",
+        f"    {State.CHECKING.name} --> {State.CLOSING.name}: login refused",
         f"    {State.RUNNING.name} --> {State.CLOSING.name}: we close",
         f"    {State.CLOSING.name} --> {State.CLOSED.name}: connection.close-ok",
         f"    {State.CLOSED.name} --> [*]",

@@ -14,6 +14,7 @@ import struct
 import time
 from pathlib import Path
 
+from message_switch.access.checks import Checks
 from message_switch.access.encryption import common_name
 from message_switch.access.users import User
 from message_switch.conversation.session import CLOSE_PATIENCE_S, Session, State
@@ -140,6 +141,8 @@ class Server:
         self._nobody = asyncio.Event()
         switch.broker.alarm_clock = self._set_alarm
         switch.broker.on_crowded = self._crowded
+        self._checks = Checks(switch.users)
+        switch.check = self._checks.check
 
     async def listen_tcp(self, host: str, port: int) -> None:
         """Take connections on a TCP port; 0 takes a free one, see `port`."""
@@ -189,6 +192,7 @@ class Server:
             except TimeoutError:
                 for connection in list(self.connections):
                     connection.transport.abort()
+        self._checks.close()
         for timer in (self._alarm, self._ticker):
             if timer is not None:
                 timer.cancel()

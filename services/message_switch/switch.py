@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from message_switch.access.users import User, Users
+from message_switch.access.users import Applicant, Guess, User, Users
 from message_switch.model.broker import Broker
+from message_switch.model.faults import Code, ConnectionFault
 from xenops.interfaces.switch import SWITCH_QUEUE
 
 # Above this a connection gets no further deliveries until it has read what it was sent.
@@ -26,6 +27,10 @@ class Limits:
     handshake_s: float = 10.0
 
 
+def _nobody_checks(applicant: Applicant, guess: Guess) -> None:
+    raise ConnectionFault(Code.INTERNAL_ERROR, "there is nobody here to check a password")
+
+
 class Waiting(Protocol):
     """A channel with messages that are not safe yet."""
 
@@ -42,6 +47,8 @@ class Switch:
     limits: Limits = field(default_factory=Limits)
     synced: int = 0
     waiting: dict[Waiting, None] = field(default_factory=dict)
+    check: Callable[[Applicant, Guess], None] = _nobody_checks
+    """Who finds out whether a guess holds, and tells the applicant."""
 
     def may_publish(self, user: User, exchange: str, routing_key: str) -> bool:
         """Whether that user may publish there, as far as the switch's own queue is concerned: the one place that says so."""

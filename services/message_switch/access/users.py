@@ -21,6 +21,8 @@ import secrets
 import tomllib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
 
 import msgspec
 
@@ -78,6 +80,31 @@ class User:
         self._answers.clear()
 
 
+@dataclass(frozen=True)
+class Guess:
+    """A password that only scrypt can tell from the right one."""
+
+    name: str
+    stored: str
+    password: bytes = field(repr=False)
+    proof: bytes = field(repr=False)
+
+    def holds(self) -> bool:
+        """Whether it is right: takes some hundredths of a second and 8 MiB on purpose; for any thread."""
+        return _matches(self.stored, self.password)
+
+
+class Applicant(Protocol):
+    """A connection that wants to be let in."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody still wants to know."""
+
+    def checked(self, user: User | None, now: float) -> None:
+        """It may come in as this user, or as nobody."""
+
+
 class Users:
     """All of them; `uid` is the system user whose processes are the switch's own user."""
 
@@ -114,20 +141,32 @@ class Users:
         self._entries = entries
         self._let_in.clear()
 
-    def by_password(self, name: bytes, password: bytes) -> User | None:
-        """Whose name and password these are; for the switch's own user a bad guess takes as long as a good one."""
+    def by_password(self, name: bytes, password: bytes) -> User | Guess | None:
+        """Whose name and password these are, as far as that is known without work; else a guess to be checked.
+
+        For the switch's own user a bad guess takes as long as a good one.
+        """
         if hmac.compare_digest(name, self._own.name.encode()):
             return self._own if hmac.compare_digest(password, self._password) else None
         known = name.decode(errors="replace")
         entry = self._entries.get(known)
         if entry is None or not entry.password:
             return None
-        proof = hmac.digest(self._secret, password, "sha256")
-        if not hmac.compare_digest(proof, self._let_in.get(known, b"")):
-            if not _matches(entry.password, password):
-                return None
-            self._let_in[known] = proof
-        return self._known[known]
+        guess = Guess(known, entry.password, password, hmac.digest(self._secret, password, "sha256"))
+        return self.known_with(guess) or guess
+
+    def known_with(self, guess: Guess) -> User | None:
+        """Whom this very guess has let in before."""
+        proof = self._let_in.get(guess.name, b"")
+        return self._known[guess.name] if hmac.compare_digest(guess.proof, proof) else None
+
+    def let_in(self, guess: Guess) -> User | None:
+        """Remember a guess that holds, unless the file says something else by now."""
+        entry = self._entries.get(guess.name)
+        if entry is None or entry.password != guess.stored:
+            return None
+        self._let_in[guess.name] = guess.proof
+        return self._known[guess.name]
 
     def by_uid(self, uid: int) -> User | None:
         """Whose processes run as this system user."""
@@ -153,10 +192,15 @@ def _parsed(name: str, text: str) -> tuple[int, int, int, bytes, bytes]:
         if kind != "scrypt":
             raise ValueError(kind)
         found = int(n), int(r), int(p), b64decode(salt, validate=True), b64decode(key, validate=True)
-        hashlib.scrypt(b"", salt=found[3], n=found[0], r=found[1], p=found[2], maxmem=_MAXMEM, dklen=len(found[4]))
+        _try(*found[:3], len(found[4]))
     except (ValueError, OverflowError):
         raise ValueError(f"{name}: its password is not what `message-switch password` makes") from None
     return found
+
+
+@lru_cache(maxsize=16)  # all that one version of `message-switch password` has made have the same cost
+def _try(n: int, r: int, p: int, size: int) -> None:
+    hashlib.scrypt(b"", salt=b"", n=n, r=r, p=p, maxmem=_MAXMEM, dklen=size)
 
 
 def _matches(text: str, password: bytes) -> bool:

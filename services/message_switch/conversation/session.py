@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection's conversation: bytes in, bytes out, from the greeting to the goodbye.
 
-    GREETING --start--> START --tune--> TUNE --tune-ok--> OPEN --open-ok--> RUNNING --close--> CLOSING --close-ok--> CLOSED
+    GREETING --start--> START --start-ok--> CHECKING --tune--> TUNE --tune-ok--> OPEN --open-ok--> RUNNING --close--> CLOSING
+    CLOSING --close-ok--> CLOSED
 
 Pure: the rim feeds it, takes what `outbox` holds, ticks it now and then, and closes the socket once it says CLOSED.
 """
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from message_switch.access.users import User
+from message_switch.access.users import Guess, User
 from message_switch.conversation.channel import Channel
+from message_switch.conversation.login import Login
 from message_switch.conversation.methods import METHODS
 from message_switch.frames import (
     BODY,
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 CLOSE_PATIENCE_S = 5.0
 _FIRST_FRAMES_MAX = 8192
+_REFUSED = "Login was refused using authentication mechanism PLAIN or EXTERNAL"
 _CAPABILITIES = {
     "publisher_confirms": True,
     "basic.nack": True,
@@ -54,6 +57,7 @@ class State(Enum):
 
     GREETING = "greeting"
     START = "start-ok"
+    CHECKING = "verdict on its login"
     TUNE = "tune-ok"
     OPEN = "open"
     RUNNING = "anything"
@@ -75,7 +79,7 @@ class Session:
         self.heartbeat_s = 0
         self.publishes = self.blocked = False
         self._version = version
-        self._peer = peer
+        self._login = Login(switch.users, peer)
         self.user: User | None = None
         self._reader = FrameReader(_FIRST_FRAMES_MAX)
         self._limits = switch.limits
@@ -97,7 +101,10 @@ class Session:
             for kind, number, payload in self._reader.feed(untrusted):
                 if self.state is State.CLOSED:
                     return
-                self._frame(kind, number, payload)
+                if self.state is State.CHECKING:
+                    self._login.keep((kind, number, payload))
+                else:
+                    self._frame(kind, number, payload)
             if self.switch.broker.short_of:
                 self.crowded(now)
         except ConnectionFault as fault:
@@ -230,8 +237,7 @@ class Session:
             "platform": "Python",
             "capabilities": _CAPABILITIES,
         }
-        mechanisms = "PLAIN EXTERNAL" if self._peer else "PLAIN"
-        self._send(0, spec.Connection.Start(server_properties=properties, mechanisms=mechanisms))
+        self._send(0, spec.Connection.Start(server_properties=properties, mechanisms=self._login.mechanisms))
         self.state = State.START
 
     def _control(self, method: Any) -> None:
@@ -244,31 +250,45 @@ class Session:
             if kind is spec.Connection.CloseOk:
                 self.state = State.CLOSED
         elif (turn := TURNS.get(self.state)) and kind is turn.expected:
-            self.state = turn.then if turn.take(self, method) else State.CLOSED
+            self.state = turn.then
+            turn.take(self, method)
         else:
             raise ConnectionFault(Code.COMMAND_INVALID, f"{method.NAME} is not expected here")
 
-    def _authenticate(self, method: Any) -> bool:
+    def _authenticate(self, method: Any) -> None:
         capabilities = (method.client_properties or {}).get("capabilities")
         self._client = capabilities if isinstance(capabilities, dict) else {}
-        response = method.response if isinstance(method.response, bytes) else str(method.response).encode()
-        if method.mechanism == "PLAIN":
-            pieces = response.split(b"\0")
-            self.user = self.switch.users.by_password(pieces[1], pieces[2]) if len(pieces) == 3 else None
+        who = self._login.who(method)
+        if isinstance(who, Guess):
+            self.switch.check(self, who)
         else:
-            self.user = self._peer if method.mechanism == "EXTERNAL" else None
-        if self.user is None:
+            self.checked(who, self._heard_at)
+
+    @property
+    def waits(self) -> bool:
+        """See `Applicant`."""
+        return self.state is State.CHECKING
+
+    def checked(self, user: User | None, now: float) -> None:
+        """See `Applicant`; what it has said meanwhile is heard now."""
+        if self.state is not State.CHECKING:
+            return
+        self.switch.broker.now = self._heard_at = now
+        if user is None:
             log.warning("%s: login refused", self.name)
-            if not self._client.get("authentication_failure_close"):
-                return False
-            raise ConnectionFault(
-                Code.ACCESS_REFUSED, "Login was refused using authentication mechanism PLAIN or EXTERNAL"
-            )
+            if self._client.get("authentication_failure_close"):
+                self._fail(ConnectionFault(Code.ACCESS_REFUSED, _REFUSED), spec.Connection.StartOk.INDEX)
+            else:
+                self.state = State.CLOSED
+            return
+        self.user = user
+        self.state = State.TUNE
         limits = self._limits
         self._send(0, spec.Connection.Tune(limits.channel_max, limits.frame_max, limits.heartbeat_s))
-        return True
+        for frame in self._login.kept():
+            self._frame(*frame)
 
-    def _tune(self, method: Any) -> bool:
+    def _tune(self, method: Any) -> None:
         limits = self._limits
         for name, asked, most, least in (
             ("frame_max", method.frame_max, limits.frame_max, FRAME_MIN),
@@ -281,14 +301,12 @@ class Session:
         self._channel_max = method.channel_max
         self._reader.frame_max = method.frame_max
         self.heartbeat_s = method.heartbeat
-        return True
 
-    def _open(self, method: Any) -> bool:
+    def _open(self, method: Any) -> None:
         if method.virtual_host != "/":
             raise ConnectionFault(Code.NOT_ALLOWED, f"vhost {method.virtual_host} not found")
         self._send(0, spec.Connection.OpenOk())
         self._deadline = None
-        return True
 
     # -- channels ----------------------------------------------------------------------------------------------------
 
@@ -348,15 +366,15 @@ class Session:
 
 @dataclass(frozen=True)
 class Turn:
-    """The one method that a peer may send next, beside connection.close; what takes it, and where that leads if it is good."""
+    """The one method that a peer may send next, beside connection.close; what takes it, and where that leads."""
 
     expected: type
-    take: Callable[[Session, Any], bool]
+    take: Callable[[Session, Any], None]
     then: State
 
 
 TURNS = {
-    State.START: Turn(spec.Connection.StartOk, Session._authenticate, State.TUNE),
+    State.START: Turn(spec.Connection.StartOk, Session._authenticate, State.CHECKING),
     State.TUNE: Turn(spec.Connection.TuneOk, Session._tune, State.OPEN),
     State.OPEN: Turn(spec.Connection.Open, Session._open, State.RUNNING),
 }
