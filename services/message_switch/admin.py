@@ -95,7 +95,7 @@ class Administration:
 
 
 def _stat(queue: Queue, now: float) -> QueueStat:
-    entries = [*([queue.ready[0]] if queue.ready else []), *([next(iter(queue.held))] if queue.held else [])]
+    came = [*([queue.ready.oldest_at()] if queue.ready else []), *([next(iter(queue.held)).at] if queue.held else [])]
     return QueueStat(
         name=queue.name,
         ready=len(queue.ready),
@@ -104,5 +104,5 @@ def _stat(queue: Queue, now: float) -> QueueStat:
         durable=queue.durable,
         exclusive=queue.owner is not None,
         served=queue.served,
-        oldest_s=max(0.0, now - min(entry.at for entry in entries)) if entries else UNSET,
+        oldest_s=max(0.0, now - min(came)) if came else UNSET,
     )

@@ -67,7 +67,7 @@ class SwitchCollector(Collector):
                 continue
             ready.add_metric([queue.name], len(queue.ready))
             held.add_metric([queue.name], len(queue.held))
-            oldest.add_metric([queue.name], max(0.0, now - queue.ready[0].at) if queue.ready else 0.0)
+            oldest.add_metric([queue.name], max(0.0, now - queue.ready.oldest_at()) if queue.ready else 0.0)
             consumers.add_metric([queue.name], len(queue.consumers))
         yield from (ready, held, oldest, consumers)
 

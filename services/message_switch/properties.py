@@ -12,17 +12,17 @@ from message_switch.frames import field, short
 from message_switch.model.faults import Code, ConnectionFault
 from message_switch.model.message import Death
 
-HEADERS, DELIVERY_MODE, REPLY_TO, EXPIRATION, USER_ID = 13, 12, 9, 8, 4
+HEADERS, DELIVERY_MODE, PRIORITY, REPLY_TO, EXPIRATION, USER_ID = 13, 12, 11, 9, 8, 4
 PERSISTENT = b"\x02"
 NAMES = {
-    15: "content_type", 14: "content_encoding", HEADERS: "headers", DELIVERY_MODE: "delivery_mode", 11: "priority",
+    15: "content_type", 14: "content_encoding", HEADERS: "headers", DELIVERY_MODE: "delivery_mode", PRIORITY: "priority",
     10: "correlation_id", REPLY_TO: "reply_to", EXPIRATION: "expiration", 7: "message_id", 6: "timestamp", 5: "type",
     USER_ID: "user_id", 3: "app_id", 2: "cluster_id",
 }  # fmt: skip
-NUMBERS = (DELIVERY_MODE, 11, 6)
+NUMBERS = (DELIVERY_MODE, PRIORITY, 6)
 
 _BYTE, _TIMESTAMP, _SHORT, _TABLE = range(4)
-_KINDS = {HEADERS: _TABLE, DELIVERY_MODE: _BYTE, 11: _BYTE, 6: _TIMESTAMP}
+_KINDS = {HEADERS: _TABLE, DELIVERY_MODE: _BYTE, PRIORITY: _BYTE, 6: _TIMESTAMP}
 _flags = struct.Struct(">H")
 _length = struct.Struct(">I")
 _FIXED = dict(zip(b"tbBUusIilLfdDTV", (1, 1, 1, 2, 2, 2, 4, 4, 8, 8, 4, 8, 5, 8, 0), strict=True))
@@ -68,6 +68,11 @@ def text(parts: dict[int, bytes], bit: int) -> str | None:
     """A short string property."""
     raw = parts.get(bit)
     return None if raw is None else raw[1:].decode(errors="replace")
+
+
+def priority(header: bytes) -> int:
+    """Of a message; 0 if it does not say."""
+    return split(header).get(PRIORITY, b"\0")[0]
 
 
 def with_reply_to(parts: dict[int, bytes], name: str) -> bytes:

@@ -5,7 +5,7 @@ Names are short here (`q0`, `x1`) and made unique where they are played. Two con
 0 and 1, 2 and 3; publishers on even channels have their messages confirmed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
@@ -169,6 +169,10 @@ ARGUMENTS: tuple[dict[str, object], ...] = (
     {"x-message-ttl": 20},
     {"x-message-ttl": 60000},
     {"x-expires": 60000},
+    {"x-max-priority": 2},
+    {"x-max-priority": 9},
+    {"x-max-priority": 0},
+    {"x-max-priority": 256},
     {"x-message-ttl": -1},
     {"x-expires": 0},
     {"x-max-length": "two"},
@@ -190,6 +194,13 @@ _arguments = st.builds(
 )
 
 _declares = st.builds(DeclareQueue, _who, _queue, _rarely, _rarely, _rarely, st.one_of(st.just({}), _arguments))
+
+
+def _timely(publish: Publish) -> Publish:
+    """RabbitMQ looks at no time limit of a message that is published to the head of a queue behind which others wait."""
+    return replace(publish, priority=None) if publish.expiration == "20" else publish
+
+
 _publishes = st.builds(
     Publish,
     _who,
@@ -202,7 +213,7 @@ _publishes = st.builds(
     headers=st.one_of(st.none(), _headers),
     asks=_rarely,
     size=st.sampled_from((0, 0, 6)),
-)
+).map(_timely)
 _settles = st.builds(
     Settle, _who, st.sampled_from(("ack", "nack", "reject")), st.integers(0, 3), st.booleans(), st.booleans()
 )

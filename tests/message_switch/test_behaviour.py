@@ -176,12 +176,36 @@ def test_prefetch_and_turns(connect: Connect, durable: Durable) -> None:
     for _ in range(6):
         channel.basic_publish("", queue, b"")
     until(channel.connection, lambda: len(got["a"]) == len(got["b"]) == 2)
-    assert channel.queue_declare(queue, passive=True).method.message_count == 2
+    until(channel.connection, lambda: fetch_count(channel, queue) == 2)
     channel.basic_ack(max(m.delivery_tag for m in got["a"] + got["b"]), multiple=True)
     until(channel.connection, lambda: len(got["a"]) + len(got["b"]) == 6)
     channel.basic_nack(0, multiple=True, requeue=True)
     until(channel.connection, lambda: len(got["a"]) + len(got["b"]) == 8)
     assert all(m.redelivered for m in (got["a"] + got["b"]) if m.delivery_tag > 6)
+
+
+def test_priorities(channel: BlockingChannel, durable: Durable) -> None:
+    """The highest first, above the queue's own as that, in order within one; what comes back stands where it stood."""
+    queue = durable(max_priority=5, max_length=6, dead_letter_exchange="", dead_letter_routing_key="nowhere")
+    for body, priority in (("a", None), ("b", 5), ("c", 2), ("d", 9), ("e", 0), ("f", 2)):
+        channel.basic_publish("", queue, body.encode(), BasicProperties(priority=priority))
+    until(channel.connection, lambda: fetch_count(channel, queue) == 6)
+    held = [fetch(channel, queue, auto_ack=False) for _ in range(4)]
+    assert b"".join(body for _, _, body in held) == b"bdcf"
+    channel.basic_nack(held[2][0].delivery_tag, multiple=True, requeue=True)
+    until(channel.connection, lambda: fetch_count(channel, queue) == 5)
+    channel.basic_publish("", queue, b"g", BasicProperties(priority=2))
+    channel.basic_publish(
+        "", queue, b"h", BasicProperties(priority=1)
+    )  # one too many: the head goes, whatever its rank
+    assert b"".join(fetch(channel, queue)[2] for _ in range(6)) == b"dcghae"
+
+
+@pytest.mark.parametrize("most", [256, -1, "two"])
+def test_priorities_that_there_are_not(channel: BlockingChannel, most: object) -> None:
+    with pytest.raises(exceptions.ChannelClosedByBroker) as refused:
+        channel.queue_declare(f"test-{uuid.uuid4().hex}", durable=True, arguments={"x-max-priority": most})
+    assert refused.value.reply_code == 406
 
 
 def test_exclusive_queues(connect: Connect) -> None:
@@ -318,7 +342,10 @@ def test_purge_counts_what_waits(channel: BlockingChannel, durable: Durable) -> 
 REFUSED: dict[str, tuple[int, Callable[[BlockingChannel], Any]]] = {
     "global qos": (540, lambda c: c.basic_qos(prefetch_count=1, global_qos=True)),
     "neither durable nor exclusive": (541, lambda c: c.queue_declare("transient")),
-    "unknown argument": (406, lambda c: c.queue_declare("q", durable=True, arguments={"x-max-priority": 5})),
+    "unknown argument": (
+        406,
+        lambda c: c.queue_declare("q", durable=True, arguments={"x-single-active-consumer": True}),
+    ),
     "headers exchange": (503, lambda c: c.exchange_declare("h", "headers")),
     "transactions": (540, lambda c: c.tx_select()),
 }

@@ -17,6 +17,7 @@ class QueueArguments(msgspec.Struct, frozen=True, kw_only=True, rename=lambda na
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
     queue_type: str = "classic"
+    max_priority: int | None = None
 
 
 _FIELDS = msgspec.structs.fields(QueueArguments)
@@ -39,6 +40,8 @@ def parse_arguments(untrusted: dict[str, object]) -> QueueArguments:
             value = getattr(arguments, name)
             if value is not None and (value < 0 or (name == "expires" and value == 0)):
                 raise msgspec.ValidationError(f"x-{name.replace('_', '-')}: {value} is out of range")
+        if not 0 <= (arguments.max_priority or 0) <= 255:
+            raise msgspec.ValidationError(f"x-max-priority: {arguments.max_priority} is not between 0 and 255")
         if arguments.overflow not in ("drop-head", "reject-publish"):
             raise msgspec.ValidationError(f"x-overflow: {arguments.overflow} is not drop-head or reject-publish")
         for name in ("dead_letter_exchange", "dead_letter_routing_key"):

@@ -4,11 +4,11 @@
 A message is in exactly one of three places: `ready`, `held` (delivered and not yet settled), or gone.
 """
 
-from bisect import bisect_left
 from collections import deque
 from typing import Protocol
 
 from message_switch.model.arguments import QueueArguments
+from message_switch.model.line import Line, Ranks, Waiting
 from message_switch.model.message import Entry, Message
 
 FOREVER = float("inf")
@@ -83,7 +83,8 @@ class Queue:
         self.owner = owner
         self.arguments = arguments or QueueArguments()
         self.server_named = server_named
-        self.ready: deque[Entry] = deque()
+        most = self.arguments.max_priority
+        self.ready: Waiting = Line() if most is None else Ranks(most)
         self.ready_bytes = 0
         self.held: dict[Entry, None] = {}
         self.consumers: deque[Consumer] = deque()
@@ -129,6 +130,7 @@ class Queue:
                 continue
             consumer = self._next()
             if consumer is None:
+                self._watch()
                 return
             self._hand(consumer, self._pop())
 
@@ -143,6 +145,8 @@ class Queue:
             self._upkeep.settled(self, entry)
         else:
             self.held[entry] = None
+        self.expire()
+        self._watch()
         return entry
 
     def settle(self, entry: Entry) -> None:
@@ -161,10 +165,7 @@ class Queue:
             if self.held.pop(entry, self) is not None:
                 continue
             entry.redelivered = True
-            if not self.ready or entry.position < self.ready[0].position:
-                self.ready.appendleft(entry)
-            else:
-                self.ready.insert(bisect_left(self.ready, entry.position, key=lambda e: e.position), entry)
+            self.ready.put_back(entry)
             self.ready_bytes += len(entry.message.body)
             if entry.expires_at < FOREVER:
                 self._upkeep.alarm(entry.expires_at)
@@ -216,6 +217,11 @@ class Queue:
             self.held[entry] = None
             consumer.unsettled += 1
         consumer.sink.deliver(consumer, entry)
+
+    def _watch(self) -> None:
+        """Whoever has come to the head may have a time limit that nobody has looked at while it stood behind others."""
+        if self.ready and self.ready[0].expires_at < FOREVER:
+            self._upkeep.alarm(self.ready[0].expires_at)
 
     def _pop(self) -> Entry:
         entry = self.ready.popleft()
