@@ -30,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from message_switch.model.records import Record, Settled, decode, encode
+from message_switch.model.records import Record, Settled, Stored, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ _WORD = 8
 _HEAD = struct.Struct(">II")
 # That something is settled may be lost: it is then delivered again. So it need not hurry, but should not wait for long.
 _LAZY_S = 0.05
+# What a consumer has in hand is often settled within this time, and need not be written then.
+_IN_HAND_S = 0.002
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_S = 0.5
 
@@ -63,9 +65,9 @@ class Journal:
         self._fd = -1
         self._base = 0  # its size when it was last written anew
         self._noted = 0
-        self._pending: list[bytes] = []
-        self._urgent = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._pending: dict[int, Record] = {}
+        self._due = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
         self._full = False
         self._word = b""
@@ -102,24 +104,39 @@ class Journal:
 
     def note(self, record: Record) -> int:
         """See `Ledger`."""
-        self._pending.append(frame(record, self._word))
         self._noted += 1
+        self._pending[self._noted] = record
         if isinstance(record, Settled):
-            self._idle.set()
+            self._within(_LAZY_S)
+        elif isinstance(record, Stored):
+            self._within(_IN_HAND_S)
         else:
-            self._urgent.set()
+            self.hurry()
         return self._noted
+
+    def hurry(self) -> None:
+        """See `Ledger`."""
+        self._due.set()
+
+    def forget(self, number: int) -> bool:
+        """See `Ledger`."""
+        # While the disk is full something must stay to be tried again, for that is how it is found to have room.
+        return not self._full and self._pending.pop(number, None) is not None
 
     async def run(self) -> None:
         """Sync what is noted, until `close`; then the rest of it."""
         loop = asyncio.get_running_loop()
         while not (self._closing.is_set() and not self._pending):
             if not self._closing.is_set():
-                await self._something_to_do()
+                await self._due.wait()
+                self._due.clear()
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
             if not self._pending:
                 continue
-            batch, up_to = b"".join(self._pending), self._noted
-            self._pending.clear()
+            noted, self._pending = self._pending, {}
+            batch, up_to = b"".join(frame(record, self._word) for record in noted.values()), self._noted
             try:
                 if self._old or (
                     self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base
@@ -131,7 +148,7 @@ class Journal:
             except NoRoom as error:
                 if self._closing.is_set():
                     raise
-                self._pending.insert(0, batch)
+                self._pending = noted | self._pending
                 await self._wait_for_room(error)
                 continue
             if self._full:
@@ -142,8 +159,7 @@ class Journal:
     async def close(self, running: "asyncio.Task[None]") -> None:
         """Let `running`, the task of `run`, finish its work."""
         self._closing.set()
-        self._urgent.set()
-        self._idle.set()
+        self._due.set()
         try:
             await running
         finally:
@@ -156,25 +172,18 @@ class Journal:
             log.error("%s: %s: nothing is confirmed until there is room", self.path, error)
             self._full = True
             self.on_full(True)
-        self._urgent.set()  # the batch is still to be written
+        self._due.set()  # the batch is still to be written
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), _RETRY_S)
 
-    async def _something_to_do(self) -> None:
-        await self._idle_or_urgent()
-        self._urgent.clear()
-        self._idle.clear()
-
-    async def _idle_or_urgent(self) -> None:
-        idle = asyncio.ensure_future(self._idle.wait())
-        urgent = asyncio.ensure_future(self._urgent.wait())
-        try:
-            await asyncio.wait((idle, urgent), return_when=asyncio.FIRST_COMPLETED)
-            if not urgent.done():
-                await asyncio.wait((urgent,), timeout=_LAZY_S)
-        finally:
-            idle.cancel()
-            urgent.cancel()
+    def _within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._alarm is not None:
+            if self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self._due.set)
 
     def _append(self, batch: bytes) -> None:
         try:

@@ -232,11 +232,20 @@ def test_confirms_wait_for_the_ledger() -> None:
     class Ledger:
         noted = 0
 
+        hurried = 0
+
         def note(self, record: object) -> int:
             self.noted += 1
             return self.noted
 
-    switch = Switch(Broker(ledger=Ledger()), Users("xenops", "secret"))
+        def hurry(self) -> None:
+            self.hurried += 1
+
+        def forget(self, number: int) -> bool:
+            return number == 7
+
+    ledger = Ledger()
+    switch = Switch(Broker(ledger=ledger), Users("xenops", "secret"))
     peer = Peer(switch)
     peer.hear(HELLO + method(1, spec.Queue.Declare(0, "q", durable=True)) + method(1, spec.Confirm.Select()))
     for _ in range(3):
@@ -251,6 +260,21 @@ def test_confirms_wait_for_the_ledger() -> None:
     assert (third.delivery_tag, third.multiple) == (3, False)
     assert not switch.waiting
     assert switch.broker.count.confirmed == 4
+    assert ledger.hurried == 3  # nobody had them in hand
+    reader = Peer(switch)
+    reader.hear(HELLO + method(1, spec.Basic.Consume(0, "q", "t")))
+    reader.hear(method(1, spec.Basic.Ack(4, True)))
+    assert ledger.noted == 4 + 3  # what was written is settled in writing
+    for _ in range(2):
+        assert peer.hear(publish("q", b"", delivery_mode=2)) == []
+    assert ledger.hurried == 3
+    reader.hear(method(1, spec.Basic.Ack(6)))
+    (sixth,) = peer.answers()
+    assert (sixth.delivery_tag, sixth.multiple) == (6, False)
+    reader.hear(method(1, spec.Basic.Ack(5)))
+    (fifth,) = peer.answers()
+    assert (fifth.delivery_tag, fifth.multiple) == (5, False)
+    assert not switch.waiting
 
 
 def _replier_gone(peer: Peer) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one channel publishes: content put together from its frames, sent on its way, returned or confirmed. Pure."""
 
-from collections import deque
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from message_switch import properties
@@ -41,7 +42,7 @@ class Publishing:
         self._frame_max = frame_max
         self._confirming = False
         self._published = 0
-        self._unconfirmed: deque[tuple[int, int]] = deque()
+        self._unconfirmed: dict[int, int] = {}  # by its number here, what the ledger must have synced for it
         self._publish = ("", "", False)
         self._header: dict[int, bytes] | None = None
         self._raw_header = b""
@@ -91,17 +92,17 @@ class Publishing:
 
     def synced(self, up_to: int) -> bool:
         """See `Waiting`; one answer for all that became safe together."""
-        last = count = 0
-        while self._unconfirmed and self._unconfirmed[0][1] <= up_to:
-            last = self._unconfirmed.popleft()[0]
-            count += 1
-        if count:
-            self._broker.count.confirmed += count
-            self._outbox.send(confirm(self.number, last, multiple=count > 1))
+        safe = list(takewhile(lambda number: self._unconfirmed[number] <= up_to, self._unconfirmed))
+        for number in safe:
+            del self._unconfirmed[number]
+        if safe:
+            self._broker.count.confirmed += len(safe)
+            self._outbox.send(confirm(self.number, safe[-1], multiple=len(safe) > 1))
         return bool(self._unconfirmed)
 
     def stop(self) -> None:
         """Nobody waits for confirms any more."""
+        self._unconfirmed.clear()
         self._switch.waiting.pop(self, None)
 
     def _complete(self, parts: dict[int, bytes], body: bytes) -> None:
@@ -123,11 +124,20 @@ class Publishing:
             if not outcome.accepted:
                 self._outbox.send(refuse(self.number, self._published))
             elif outcome.wait_for > self._switch.synced:
-                self._unconfirmed.append((self._published, outcome.wait_for))
+                self._unconfirmed[self._published] = outcome.wait_for
                 self._switch.waiting[self] = None
+                message.on_safe = partial(self._settled, self._published)
             else:
                 self._broker.count.confirmed += 1
                 self._outbox.send(confirm(self.number, self._published))
+
+    def _settled(self, number: int) -> None:
+        """All consumers are done with it: there is nothing left that could be lost."""
+        if self._unconfirmed.pop(number, None) is not None:
+            self._broker.count.confirmed += 1
+            self._outbox.send(confirm(self.number, number))
+            if not self._unconfirmed:
+                self.stop()
 
     def _message(self, parts: dict[int, bytes], body: bytes) -> Message:
         if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user.name:

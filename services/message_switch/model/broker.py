@@ -262,26 +262,36 @@ class Broker:
         if outcome is REFUSED:
             self.count.refused += 1
         if message.persistent and (kept := [queue.name for queue in takers if queue.kept]):
-            number = self._store(message, kept)
-            outcome = Outcome(accepted=outcome.accepted, wait_for=number)
+            self._store(message, kept)
         for queue in takers:
             self.queued_bytes += message.size
             queue.push(message)
+        if message.holds > 0:
+            # What somebody has in hand already is often settled at once, and then never written.
+            if any(queue.kept and queue.ready for queue in takers):
+                self.ledger.hurry()
+            outcome = Outcome(accepted=outcome.accepted, wait_for=message.noted)
         if self.queued_bytes > self.bytes_max * _CROWDED and "memory" not in self.short_of:
             self.lack("memory", True)
         return outcome
 
-    def _store(self, message: Message, queues: list[str]) -> int:
+    def _store(self, message: Message, queues: list[str]) -> None:
         self.last_id += 1
         message.id = self.last_id
-        return self.ledger.note(stored(message, queues, self.now))
+        message.holds = len(queues)
+        message.noted = self.ledger.note(stored(message, queues, self.now))
 
     def settled(self, queue: Queue, entry: Entry) -> None:
         """See `Upkeep`."""
         message = entry.message
         self._forget(message.size)
-        if message.id and queue.kept:
+        if not message.id or not queue.kept:
+            return
+        message.holds -= 1
+        if message.holds or not self.ledger.forget(message.noted):
             self.ledger.note(records.Settled(message.id, queue.name))
+        if not message.holds and message.on_safe is not None:
+            message.on_safe()
 
     def lack(self, what: str, on: bool) -> None:
         """We are short of memory or disk, or no longer: `on_crowded` has publishers wait while there is anything in `short_of`."""
@@ -309,7 +319,15 @@ class Broker:
             else:
                 targets = self.exchanges[where].route(dead.routing_key)
             self._enqueue(dead, [target for target in targets if not _in_circle(dead.deaths, target.name)])
-        self.settled(queue, entry)
+            self._moved(queue, entry.message)
+        else:
+            self.settled(queue, entry)
+
+    def _moved(self, queue: Queue, message: Message) -> None:
+        """It lives on elsewhere: until that is safe, what is written down here is what brings it back."""
+        self._forget(message.size)
+        if message.id and queue.kept:
+            self.ledger.note(records.Settled(message.id, queue.name))
 
     def _dead_letter(self, queue: Queue, entry: Entry, reason: str, where: str) -> Message:
         old = entry.message

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A message as it was published, and one queue's hold on it."""
 
+from collections.abc import Callable
+
 import msgspec
 
 
@@ -18,7 +20,19 @@ class Death(msgspec.Struct, array_like=True, frozen=True):
 class Message:
     """Its bytes are the publisher's: `header` is the content header's properties, untouched, `body` the joined frames."""
 
-    __slots__ = ("body", "deaths", "exchange", "header", "id", "persistent", "routing_key", "ttl_ms")
+    __slots__ = (
+        "body",
+        "deaths",
+        "exchange",
+        "header",
+        "holds",
+        "id",
+        "noted",
+        "on_safe",
+        "persistent",
+        "routing_key",
+        "ttl_ms",
+    )
 
     def __init__(
         self,
@@ -38,7 +52,10 @@ class Message:
         self.persistent = persistent
         self.ttl_ms = ttl_ms
         self.deaths = deaths
-        self.id = 0  # its number in the ledger, once it is kept there
+        self.id = 0  # its own number in the ledger, once it is kept there; and of its record
+        self.noted = 0
+        self.holds = 0  # how many of the queues for which it is kept there are not done with it
+        self.on_safe: Callable[[], None] | None = None  # what to do once they all are, if its publisher still waits
 
     @property
     def size(self) -> int:

@@ -89,7 +89,13 @@ class Ledger(Protocol):
     """Where records go."""
 
     def note(self, record: Record) -> int:
-        """Write it down; the number is what `synced up to` is counted in."""
+        """Write it down soon; the number is what `synced up to` is counted in."""
+
+    def hurry(self) -> None:
+        """Write down at once what was noted."""
+
+    def forget(self, number: int) -> bool:
+        """It need not be written down any more; False when that has begun already."""
 
 
 class Nowhere:
@@ -97,3 +103,9 @@ class Nowhere:
 
     def note(self, record: Record) -> int:
         return 0
+
+    def hurry(self) -> None:
+        pass
+
+    def forget(self, number: int) -> bool:
+        return False
