@@ -40,6 +40,15 @@ class DeclareExchange(Command):
     durable: bool = True
     auto_delete: bool = False
     internal: bool = False
+    alternate: str | None = None
+
+
+@dataclass(frozen=True)
+class BindExchange(Command):
+    destination: str
+    source: str
+    key: str
+    undo: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,7 +240,9 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         st.booleans(),
         _rarely,
         _rarely,
+        st.sampled_from((None, None, "", "amq.fanout", *EXCHANGES)),
     ),
+    st.builds(BindExchange, _who, st.sampled_from(("", *EXCHANGES, *EXCHANGES)), _any_exchange, _key, _rarely),
     st.builds(Bind, _who, _queue, _any_exchange, _key, _rarely),
     _publishes,
     _publishes,

@@ -174,7 +174,14 @@ class Peer:
         return (self._bare(ok.queue), ok.message_count, ok.consumer_count)
 
     def _declare_exchange(self, channel: BlockingChannel, it: c.DeclareExchange) -> object:
-        channel.exchange_declare(self._name(it.exchange), it.kind, it.passive, it.durable, it.auto_delete, it.internal)
+        arguments = {} if it.alternate is None else {"alternate-exchange": self._name(it.alternate)}
+        options = (it.kind, it.passive, it.durable, it.auto_delete, it.internal)
+        channel.exchange_declare(self._name(it.exchange), *options, arguments)
+        return "ok"
+
+    def _bind_exchange(self, channel: BlockingChannel, it: c.BindExchange) -> object:
+        act = channel.exchange_unbind if it.undo else channel.exchange_bind
+        act(self._name(it.destination), self._name(it.source), self._name(it.key))
         return "ok"
 
     def _bind(self, channel: BlockingChannel, it: c.Bind) -> object:
@@ -291,6 +298,7 @@ ACTS: dict[type, Callable[[Peer, BlockingChannel, Any], object]] = {
     c.DeclareQueue: Peer._declare_queue,
     c.DeclareExchange: Peer._declare_exchange,
     c.Bind: Peer._bind,
+    c.BindExchange: Peer._bind_exchange,
     c.DeleteQueue: lambda peer, channel, it: (
         channel.queue_delete(peer._name(it.queue), it.if_unused, it.if_empty).method.message_count
     ),

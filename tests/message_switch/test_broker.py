@@ -191,10 +191,14 @@ NAMES = st.sampled_from(["a", "b", "c"])
 STEPS = st.one_of(
     st.tuples(st.just("queue"), NAMES, st.booleans()),
     st.tuples(st.just("delete queue"), NAMES),
-    st.tuples(st.just("exchange"), NAMES, st.sampled_from(["direct", "fanout", "topic"]), st.booleans()),
+    st.tuples(
+        st.just("exchange"), NAMES, st.sampled_from(["direct", "fanout", "topic"]), st.booleans(), st.none() | NAMES
+    ),
     st.tuples(st.just("delete exchange"), NAMES),
     st.tuples(st.just("bind"), NAMES, NAMES, NAMES),
     st.tuples(st.just("unbind"), NAMES, NAMES, NAMES),
+    st.tuples(st.just("join"), NAMES, NAMES, NAMES),
+    st.tuples(st.just("part"), NAMES, NAMES, NAMES),
     st.tuples(st.just("publish"), st.sampled_from(["", "a", "b", "c"]), NAMES, st.booleans()),
     st.tuples(st.just("take"), NAMES, st.sampled_from(["ack", "reject", "hold"])),
     st.tuples(st.just("purge"), NAMES),
@@ -209,14 +213,19 @@ def perform(broker: Broker, step: tuple[Any, ...]) -> None:
             broker.declare_queue(name, None, durable=True, exclusive=False, auto_delete=False, untrusted=untrusted)
         case ("delete queue", name):
             broker.delete_queue(broker.queue(name, None))
-        case ("exchange", name, kind, auto_delete):
-            broker.declare_exchange(name, kind, durable=True, auto_delete=auto_delete, internal=False)
+        case ("exchange", name, kind, auto_delete, alternate):
+            options = {"durable": True, "auto_delete": auto_delete, "internal": False}
+            broker.exchanges.declare(name, kind, **options, alternate=alternate)
+        case ("join", source, name, key):
+            broker.exchanges.bind(source, broker.exchanges.known(name), key)
+        case ("part", source, name, key):
+            broker.exchanges.unbind(source, broker.exchanges.known(name), key)
         case ("delete exchange", name):
-            broker.delete_exchange(name, if_unused=False)
+            broker.exchanges.delete(name, if_unused=False)
         case ("bind", exchange, name, key):
-            broker.bind(exchange, broker.queue(name, None), key)
+            broker.exchanges.bind(exchange, broker.queue(name, None), key)
         case ("unbind", exchange, name, key):
-            broker.unbind(exchange, broker.queue(name, None), key)
+            broker.exchanges.unbind(exchange, broker.queue(name, None), key)
         case ("publish", exchange, key, persistent):
             broker.publish(Message(exchange, key, b"\0\0", b"x", persistent=persistent), broker.publishable(exchange))
         case ("purge", name):

@@ -41,7 +41,7 @@ def traced(broker: Broker, name: str = "t", **options: Any) -> Queue:
     queue = broker.declare_queue(
         name, "me", durable=True, exclusive=False, auto_delete=False, untrusted=options.get("arguments", {})
     )
-    broker.bind(TRACE, queue, "#")
+    broker.exchanges.bind(TRACE, queue, "#")
     return queue
 
 

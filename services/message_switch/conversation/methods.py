@@ -6,8 +6,10 @@ from typing import Any
 from message_switch.access.users import User
 from message_switch.conversation.channel import Act, Channel
 from message_switch.frames import spec
-from message_switch.model.broker import REPLY_TO, not_default
+from message_switch.model.arguments import parse_alternate
+from message_switch.model.broker import REPLY_TO
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
+from message_switch.model.names import not_default
 from message_switch.model.trace import TRACE
 
 
@@ -15,19 +17,21 @@ def exchange_declare(channel: Channel, method: Any) -> None:
     """exchange.declare."""
     if method.passive:
         if method.exchange:
-            channel.broker.exchange(method.exchange)
+            channel.broker.exchanges.known(method.exchange)
     else:
-        if method.arguments:
-            raise ChannelFault(
-                Code.PRECONDITION_FAILED, f"exchange arguments are not supported: {list(method.arguments)}"
-            )
+        alternate = parse_alternate(method.arguments or {})
         channel.user.may("configure", "exchange", method.exchange)
-        channel.broker.declare_exchange(
+        if alternate is not None:
+            _not_traced(alternate)
+            channel.user.may("read", "exchange", method.exchange)
+            channel.user.may("write", "exchange", alternate)
+        channel.broker.exchanges.declare(
             method.exchange,
             method.type,
             durable=method.durable,
             auto_delete=method.auto_delete,
             internal=method.internal,
+            alternate=alternate,
         )
     if not method.nowait:
         channel.send(spec.Exchange.DeclareOk())
@@ -36,9 +40,27 @@ def exchange_declare(channel: Channel, method: Any) -> None:
 def exchange_delete(channel: Channel, method: Any) -> None:
     """exchange.delete."""
     channel.user.may("configure", "exchange", method.exchange)
-    channel.broker.delete_exchange(method.exchange, if_unused=method.if_unused)
+    channel.broker.exchanges.delete(method.exchange, if_unused=method.if_unused)
     if not method.nowait:
         channel.send(spec.Exchange.DeleteOk())
+
+
+def exchange_bind(channel: Channel, method: Any) -> None:
+    """exchange.bind: what comes to the source with a key that fits goes on to the destination."""
+    destination = _may_join(channel, method)
+    exchanges = channel.broker.exchanges
+    exchanges.bind(method.source, exchanges.known(destination), method.routing_key)
+    if not method.nowait:
+        channel.send(spec.Exchange.BindOk())
+
+
+def exchange_unbind(channel: Channel, method: Any) -> None:
+    """exchange.unbind; of what is not there, nothing, as in RabbitMQ."""
+    destination = channel.broker.exchanges.get(_may_join(channel, method))
+    if destination is not None and method.source in channel.broker.exchanges:
+        channel.broker.exchanges.unbind(method.source, destination, method.routing_key)
+    if not method.nowait:
+        channel.send(spec.Exchange.UnbindOk())
 
 
 def queue_declare(channel: Channel, method: Any) -> None:
@@ -74,7 +96,7 @@ def queue_bind(channel: Channel, method: Any) -> None:
     """queue.bind; without queue and key, the key is the name of the queue last declared."""
     not_default(method.exchange)
     _may_bind(channel, method)
-    channel.broker.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
+    channel.broker.exchanges.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
     if not method.nowait:
         channel.send(spec.Queue.BindOk())
 
@@ -86,7 +108,7 @@ def queue_unbind(channel: Channel, method: Any) -> None:
     name, key, broker = method.queue or channel.named(), _key(channel, method), channel.broker
     queue, exchange = broker.queues.get(name), broker.exchanges.get(method.exchange)
     if queue is not None and exchange is not None and exchange.has(queue, key):
-        broker.unbind(method.exchange, channel.queue(name), key)
+        broker.exchanges.unbind(method.exchange, channel.queue(name), key)
     channel.send(spec.Queue.UnbindOk())
 
 
@@ -130,6 +152,22 @@ def _may_bind(channel: Channel, method: Any) -> None:
         raise ChannelFault(Code.ACCESS_REFUSED, f"user '{channel.user.name}' is no administrator: only one may trace")
 
 
+def _may_join(channel: Channel, method: Any) -> str:
+    destination: str = method.destination
+    for name in (destination, method.source):
+        not_default(name)
+        _not_traced(name)
+    channel.user.may("write", "exchange", destination)
+    channel.user.may("read", "exchange", method.source)
+    return destination
+
+
+def _not_traced(name: str) -> None:
+    """A trace shows what was said, and to nobody but an administrator: nothing else comes or goes by it."""
+    if name == TRACE:
+        raise ChannelFault(Code.ACCESS_REFUSED, f"exchange '{name}' has no dealings with other exchanges")
+
+
 def _cancel(channel: Channel, method: Any) -> None:
     channel.cancel(method.consumer_tag)
     if not method.nowait:
@@ -163,6 +201,8 @@ METHODS: dict[type, Act] = {
     spec.Confirm.Select: _confirm_select,
     spec.Exchange.Declare: exchange_declare,
     spec.Exchange.Delete: exchange_delete,
+    spec.Exchange.Bind: exchange_bind,
+    spec.Exchange.Unbind: exchange_unbind,
     spec.Queue.Declare: queue_declare,
     spec.Queue.Bind: queue_bind,
     spec.Queue.Unbind: queue_unbind,

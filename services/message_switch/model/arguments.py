@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optional arguments of queue.declare."""
+"""The optional arguments of queue.declare and exchange.declare."""
 
 import msgspec
 
@@ -26,6 +26,17 @@ _FIELDS = msgspec.structs.fields(QueueArguments)
 def named(arguments: QueueArguments) -> dict[str, object]:
     """By the names they have on the wire."""
     return {field.encode_name: getattr(arguments, field.name) for field in _FIELDS}
+
+
+def parse_alternate(untrusted: dict[str, object]) -> str | None:
+    """The one argument of exchange.declare: the exchange for what nobody is bound for."""
+    for name in untrusted:
+        if name != "alternate-exchange":
+            raise ChannelFault(Code.PRECONDITION_FAILED, f"invalid arg: {name}: not supported by this switch")
+    alternate = untrusted.get("alternate-exchange")
+    if alternate is not None and (not isinstance(alternate, str) or len(alternate.encode()) > 255):
+        raise ChannelFault(Code.PRECONDITION_FAILED, "invalid arg: alternate-exchange: not the name of an exchange")
+    return alternate
 
 
 def parse_arguments(untrusted: dict[str, object]) -> QueueArguments:

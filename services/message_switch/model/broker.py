@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 from message_switch.model import records
 from message_switch.model.arguments import named, parse_arguments
-from message_switch.model.exchange import KINDS, Direct, Exchange, Fanout, Topic
+from message_switch.model.exchange import Exchange, Exchanges, predeclared
 from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 from message_switch.model.message import Death, Entry, Message
+from message_switch.model.names import equivalent, not_reserved
 from message_switch.model.queue import FOREVER, Consumer, Queue
 from message_switch.model.trace import Trace
 from message_switch.properties import with_deaths
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-RESERVED = "amq."
 # Shares of the memory: from where publishers are asked to wait, and from where they may go on.
 _CROWDED, _RELIEVED = 0.8, 0.6
 
@@ -58,7 +58,7 @@ class Broker:
     on_crowded: Callable[[], None] = lambda: None
     unique: Callable[[], str] = lambda: secrets.token_urlsafe(16)
     queues: dict[str, Queue] = field(default_factory=dict)
-    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    exchanges: Exchanges = field(init=False)
     repliers: dict[str, Consumer] = field(default_factory=dict)
     count: Counters = field(default_factory=Counters)
     queued_bytes: int = 0
@@ -67,62 +67,7 @@ class Broker:
 
     def __post_init__(self) -> None:
         self.trace = Trace(self._routed)
-        for exchange in (Direct("amq.direct"), Fanout("amq.fanout"), Topic("amq.topic"), self.trace.exchange):
-            self.exchanges[exchange.name] = exchange
-
-    # -- exchanges ---------------------------------------------------------------------------------------------------
-
-    def exchange(self, name: str) -> Exchange:
-        """The exchange of that name, or 404."""
-        if (found := self.exchanges.get(name)) is None:
-            raise ChannelFault(Code.NOT_FOUND, f"no exchange '{name}' in vhost '/'")
-        return found
-
-    def declare_exchange(self, name: str, kind: str, *, durable: bool, auto_delete: bool, internal: bool) -> None:
-        """Make it, or check that what is there is the same."""
-        if kind not in KINDS:
-            raise ConnectionFault(Code.COMMAND_INVALID, f"unknown exchange type '{kind}'")
-        not_default(name)
-        if (old := self.exchanges.get(name)) is not None:
-            wanted = {"type": kind, "durable": durable, "auto_delete": auto_delete, "internal": internal}
-            current = {"type": old.kind} | {key: getattr(old, key) for key in ("durable", "auto_delete", "internal")}
-            _equivalent("exchange", name, wanted, current)
-            return
-        _not_reserved("exchange", name)
-        self.exchanges[name] = KINDS[kind](name, durable=durable, auto_delete=auto_delete, internal=internal)
-        if durable:
-            self.ledger.note(records.ExchangeDeclared(name, kind, auto_delete, internal))
-
-    def delete_exchange(self, name: str, *, if_unused: bool) -> None:
-        """Deleting what is not there is no error, as in RabbitMQ."""
-        not_default(name)
-        _not_reserved("exchange", name)
-        exchange = self.exchanges.get(name)
-        if exchange is None:
-            return
-        if if_unused and exchange.bindings:
-            raise ChannelFault(Code.PRECONDITION_FAILED, f"exchange '{name}' in vhost '/' in use")
-        self._drop_exchange(exchange)
-
-    def _drop_exchange(self, exchange: Exchange) -> None:
-        del self.exchanges[exchange.name]
-        if exchange.durable:
-            self.ledger.note(records.ExchangeDeleted(exchange.name))
-
-    def bind(self, exchange_name: str, queue: Queue, key: str) -> None:
-        """From now on the queue gets what is published there with a key that fits."""
-        exchange = self.exchange(exchange_name)
-        if exchange.bind(queue, key) and exchange.durable and queue.kept:
-            self.ledger.note(records.Bound(exchange_name, queue.name, key))
-
-    def unbind(self, exchange_name: str, queue: Queue, key: str) -> None:
-        """The reverse; of a binding that is not there, nothing."""
-        exchange = self.exchange(exchange_name)
-        if exchange.unbind(queue, key):
-            if exchange.durable and queue.kept:
-                self.ledger.note(records.Unbound(exchange_name, queue.name, key))
-            if exchange.auto_delete and not exchange.bindings:
-                self._drop_exchange(exchange)
+        self.exchanges = Exchanges(self.ledger, (*predeclared(), self.trace.exchange))
 
     # -- queues ------------------------------------------------------------------------------------------------------
 
@@ -156,11 +101,11 @@ class Broker:
             if (old.owner is not None) != exclusive:
                 raise _locked(name)
             current = {"durable": old.durable, "auto_delete": old.auto_delete} | named(old.arguments)
-            _equivalent("queue", name, {"durable": durable, "auto_delete": auto_delete} | named(arguments), current)
+            equivalent("queue", name, {"durable": durable, "auto_delete": auto_delete} | named(arguments), current)
             old.used_at = self.now
             return old
         if not server_named:
-            _not_reserved("queue", name)
+            not_reserved("queue", name)
         if not durable and not exclusive:
             raise _transient()
         queue = Queue(
@@ -194,9 +139,7 @@ class Broker:
         self._forget(sum(entry.message.size for entry in (*queue.ready, *queue.held)))
         queue.ready.clear()
         queue.held.clear()
-        for exchange in list(self.exchanges.values()):
-            if exchange.forget(queue) and exchange.auto_delete and not exchange.bindings:
-                self._drop_exchange(exchange)
+        self.exchanges.forget(queue)
         for consumer in list(queue.consumers):
             queue.consumers.remove(consumer)
             consumer.sink.cancelled(consumer)
@@ -223,7 +166,7 @@ class Broker:
         """The exchange that somebody publishes to; None for the default one, where the queues themselves are the keys."""
         if name == "":
             return None
-        exchange = self.exchange(name)
+        exchange = self.exchanges.known(name)
         if exchange.internal:
             raise ChannelFault(Code.ACCESS_REFUSED, f"cannot publish to internal exchange '{name}' in vhost '/'")
         return exchange
@@ -232,7 +175,7 @@ class Broker:
         """Send a message where its exchange (see `publishable`) and routing key say."""
         self.count.published += 1
         if exchange is not None:
-            return self._enqueue(message, exchange.route(message.routing_key))
+            return self._enqueue(message, self.exchanges.route(exchange, message.routing_key))
         queue = self.queues.get(message.routing_key)
         if queue is None:
             return self._reply(message)
@@ -240,7 +183,7 @@ class Broker:
 
     def _routed(self, message: Message) -> list[str]:
         if message.exchange:
-            return [queue.name for queue in self.exchanges[message.exchange].route(message.routing_key)]
+            return [queue.name for queue in self.exchanges.route(self.exchanges[message.exchange], message.routing_key)]
         return [message.routing_key]  # whether there is such a queue or not, as in RabbitMQ
 
     def _reply(self, message: Message) -> Outcome:
@@ -317,7 +260,7 @@ class Broker:
                 target = self.queues.get(dead.routing_key)
                 targets = () if target is None else (target,)
             else:
-                targets = self.exchanges[where].route(dead.routing_key)
+                targets = self.exchanges.route(self.exchanges[where], dead.routing_key)
             self._enqueue(dead, [target for target in targets if not _in_circle(dead.deaths, target.name)])
             self._moved(queue, entry.message)
         else:
@@ -384,24 +327,3 @@ def _in_circle(deaths: tuple[Death, ...], name: str) -> bool:
         if death.queue == name:
             return True
     return False
-
-
-def not_default(name: str) -> None:
-    """The default exchange is as it is: nobody binds to it, declares it or deletes it."""
-    if name == "":
-        raise ChannelFault(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
-
-
-def _not_reserved(what: str, name: str) -> None:
-    if name.startswith(RESERVED):
-        raise ChannelFault(Code.ACCESS_REFUSED, f"{what} name '{name}' contains reserved prefix 'amq.*'")
-
-
-def _equivalent(what: str, name: str, wanted: dict[str, object], current: dict[str, object]) -> None:
-    for key, value in wanted.items():
-        if value != current[key]:
-            raise ChannelFault(
-                Code.PRECONDITION_FAILED,
-                f"inequivalent arg '{key}' for {what} '{name}' in vhost '/': "
-                f"received '{value}' but current is '{current[key]}'",
-            )

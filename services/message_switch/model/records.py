@@ -24,6 +24,7 @@ class ExchangeDeclared(msgspec.Struct, tag="x+", array_like=True):
     kind: str
     auto_delete: bool
     internal: bool
+    alternate: str | None = None
 
 
 class ExchangeDeleted(msgspec.Struct, tag="x-", array_like=True):
@@ -39,6 +40,18 @@ class Bound(msgspec.Struct, tag="b+", array_like=True):
 class Unbound(msgspec.Struct, tag="b-", array_like=True):
     exchange: str
     queue: str
+    key: str
+
+
+class ExchangeBound(msgspec.Struct, tag="e+", array_like=True):
+    exchange: str
+    destination: str
+    key: str
+
+
+class ExchangeUnbound(msgspec.Struct, tag="e-", array_like=True):
+    exchange: str
+    destination: str
     key: str
 
 
@@ -69,7 +82,19 @@ class LastId(msgspec.Struct, tag="id", array_like=True):
     id: int
 
 
-Record = QueueDeclared | QueueDeleted | ExchangeDeclared | ExchangeDeleted | Bound | Unbound | Stored | Settled | LastId
+Record = (
+    QueueDeclared
+    | QueueDeleted
+    | ExchangeDeclared
+    | ExchangeDeleted
+    | Bound
+    | Unbound
+    | ExchangeBound
+    | ExchangeUnbound
+    | Stored
+    | Settled
+    | LastId
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

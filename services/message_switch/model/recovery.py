@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from message_switch.model import records
-from message_switch.model.broker import RESERVED, Broker, stored
-from message_switch.model.exchange import KINDS
+from message_switch.model.broker import Broker, stored
+from message_switch.model.exchange import KINDS, Exchange
 from message_switch.model.message import Message
+from message_switch.model.names import RESERVED
 from message_switch.model.queue import Queue
 
 log = logging.getLogger(__name__)
@@ -21,14 +22,16 @@ def snapshot(broker: Broker) -> Iterator[records.Record]:
     durable = [exchange for exchange in broker.exchanges.values() if exchange.durable]
     for exchange in durable:
         if not exchange.name.startswith(RESERVED):
-            yield records.ExchangeDeclared(exchange.name, exchange.kind, exchange.auto_delete, exchange.internal)
+            e = exchange
+            yield records.ExchangeDeclared(e.name, e.kind, e.auto_delete, e.internal, e.alternate)
     for queue in kept:
         yield records.QueueDeclared(queue.name, queue.auto_delete, queue.arguments)
     for exchange in durable:
-        for key, queues in exchange.bindings.items():
-            for queue in queues:
-                if queue.kept:
-                    yield records.Bound(exchange.name, queue.name, key)
+        for key, bound in exchange.bindings.items():
+            for each in bound:
+                if each.kept:
+                    kind = records.ExchangeBound if isinstance(each, Exchange) else records.Bound
+                    yield kind(exchange.name, each.name, key)
     # A queue's order is that of these records, so each queue's hold on a message has one of its own.
     for queue in kept:
         for entry in sorted((*queue.held, *queue.ready), key=lambda e: e.position):
@@ -62,14 +65,16 @@ def _redo(broker: Broker, record: records.Record, waiting: _Waiting) -> None:
             broker.queues[name] = Queue(name, broker, durable=True, auto_delete=auto_delete, arguments=arguments)
             waiting[name] = {}
         case records.QueueDeleted(name):
-            queue = broker.queues.pop(name)
             del waiting[name]
-            for exchange in broker.exchanges.values():
-                exchange.forget(queue)
-        case records.ExchangeDeclared(name, kind, auto_delete, internal):
-            broker.exchanges[name] = KINDS[kind](name, auto_delete=auto_delete, internal=internal)
+            _forget(broker, broker.queues.pop(name))
+        case records.ExchangeDeclared(name, kind, auto_delete, internal, alternate):
+            broker.exchanges[name] = KINDS[kind](name, auto_delete=auto_delete, internal=internal, alternate=alternate)
         case records.ExchangeDeleted(name):
-            del broker.exchanges[name]
+            _forget(broker, broker.exchanges.pop(name))
+        case records.ExchangeBound(exchange_name, name, key):
+            broker.exchanges[exchange_name].bind(broker.exchanges[name], key)
+        case records.ExchangeUnbound(exchange_name, name, key):
+            broker.exchanges[exchange_name].unbind(broker.exchanges[name], key)
         case records.Bound(exchange_name, name, key):
             broker.exchanges[exchange_name].bind(broker.queues[name], key)
         case records.Unbound(exchange_name, name, key):
@@ -82,6 +87,12 @@ def _redo(broker: Broker, record: records.Record, waiting: _Waiting) -> None:
             waiting[name].pop(number, None)
         case records.LastId(number):
             broker.last_id = max(broker.last_id, number)
+
+
+def _forget(broker: Broker, gone: Queue | Exchange) -> None:
+    """What went with it has a record of its own."""
+    for exchange in broker.exchanges.values():
+        exchange.forget(gone)
 
 
 def _message(r: records.Stored) -> Message:

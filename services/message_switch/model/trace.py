@@ -75,7 +75,7 @@ class Trace:
             self._copy(f"deliver.{queue.name}", entry.message, origin, redelivered=int(entry.redelivered))
 
     def _copy(self, key: str, message: Message, origin: Origin, **more: object) -> None:
-        queues = self.exchange.route(_fitting(key))
+        queues = [to for to in self.exchange.route(_fitting(key)) if isinstance(to, Queue)]
         if not queues:
             return
         values = {
@@ -92,7 +92,7 @@ class Trace:
         encoded = properties.join_table({**rows, b"properties": _described(message)})
         header = properties.join({properties.HEADERS: encoded})
         copy = Copy(TRACE, _fitting(key), header, message.body)
-        for queue in list(queues):
+        for queue in queues:
             if queue.refuses() or not _has_room(queue, len(copy.body)):
                 self.dropped += 1
             else:
