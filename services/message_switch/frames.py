@@ -17,33 +17,43 @@ from pika import spec as spec
 from message_switch.model.faults import Code, ConnectionFault
 
 METHOD, HEADER, BODY, HEARTBEAT = spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT
-# Not on the wire: how the reader hands over the eight bytes with which a connection starts.
+# Not on the wire: how the reader hands over the eight bytes with which a connection starts, and the three frames of a message.
 PROTOCOL_HEADER = 0
+MESSAGE = 9
 GREETING = b"AMQP\x00\x00\x09\x01"
 FRAME_MIN = spec.FRAME_MIN_SIZE
 OVERHEAD = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
 
 PUBLISH = spec.Basic.Publish.INDEX
 ACK = spec.Basic.Ack.INDEX
+_BASIC, _DELIVER = spec.Basic.INDEX, spec.Basic.Deliver.INDEX
+_PUBLISH = PUBLISH.to_bytes(4, "big")
 
 _END = b"\xce"
 _frame = struct.Struct(">BHI")
 _long = struct.Struct(">I")
 _method_frame = struct.Struct(">BHII")
 _content = struct.Struct(">HHQ")
+_size = struct.Struct(">Q")
+_CONTENT_MIN = 2 * OVERHEAD + 14
 _deliver_tail = struct.Struct(">QB")
+_content_frame = struct.Struct(">BHIHHQ")
 _ack = struct.Struct(">IQB")
 _settle_frame = struct.Struct(">BHIIQBB")
 
 # The library's methods carry no types.
 Method = Any
-Frame = tuple[int, int, bytes]
+Frame = tuple[int, int, bytes] | tuple[int, int, bytes, bytes, bytes]
 
 HEARTBEAT_FRAME = _frame.pack(HEARTBEAT, 0, 0) + _END
 
 
 class FrameReader:
-    """Give it bytes as they come; it gives whole frames: (kind, channel, payload)."""
+    """Give it bytes as they come; it gives whole frames: (kind, channel, payload).
+
+    A basic.publish with its content in a single frame is what it mostly reads. If all three are there they are given together:
+    (`MESSAGE`, channel, method, header, body).
+    """
 
     def __init__(self, frame_max: int) -> None:
         self.frame_max = frame_max
@@ -77,10 +87,40 @@ class FrameReader:
                 raise ConnectionFault(Code.FRAME_ERROR, "a frame does not end where it says it does")
             if not (METHOD <= kind <= BODY or kind == HEARTBEAT):
                 raise ConnectionFault(Code.FRAME_ERROR, f"there is no frame type {kind}")
+            if kind == METHOD and end - after >= _CONTENT_MIN and buffer[at + 7 : at + 11] == _PUBLISH and channel:
+                middle, last = self._content(buffer, after, channel)
+                if last:
+                    yield (
+                        MESSAGE,
+                        channel,
+                        buffer[at + 7 : after - 1],
+                        buffer[after + 7 : middle - 1],
+                        buffer[middle + 7 : last - 1],
+                    )
+                    at = last
+                    continue
             yield kind, channel, buffer[at + 7 : after - 1]
             at = after
         if at < end:
             self._parts, self._have = [buffer[at:]], end - at
+
+    def _content(self, buffer: bytes, at: int, channel: int) -> tuple[int, int]:
+        """Where the header's frame and the body's end, if the whole content begins there and nothing is wrong with it; or 0."""
+        kind, number, size = _frame.unpack_from(buffer, at)
+        middle = at + 8 + size
+        if kind != HEADER or number != channel or size < 14 or middle + 8 > len(buffer):
+            return 0, 0
+        kind, number, body = _frame.unpack_from(buffer, middle)
+        last = middle + 8 + body
+        good = (
+            kind == BODY
+            and number == channel
+            and last <= len(buffer)
+            and _size.unpack_from(buffer, at + 11)[0] == body > 0
+            and buffer[middle - 1] == buffer[last - 1] == 0xCE
+            and max(size, body) + OVERHEAD <= self.frame_max
+        )
+        return (middle, last) if good else (0, 0)
 
 
 def method_id(untrusted: bytes) -> int:
@@ -183,22 +223,20 @@ def short(text: str) -> bytes:
 
 def deliver(channel: int, tag: bytes, number: int, redelivered: bool, address: bytes) -> bytes:
     """A basic.deliver frame; `tag` and `address` (exchange, routing key) are short strings already."""
-    size = 4 + len(tag) + 9 + len(address)
-    head = _method_frame.pack(METHOD, channel, size, spec.Basic.Deliver.INDEX)
+    size = 13 + len(tag) + len(address)
+    head = _method_frame.pack(METHOD, channel, size, _DELIVER)
     return b"".join((head, tag, _deliver_tail.pack(number, redelivered), address, _END))
 
 
 def content(channel: int, header: bytes, body: bytes, frame_max: int) -> list[bytes]:
     """The content header's frame and as many body frames as it takes."""
-    parts = [
-        _frame.pack(HEADER, channel, 12 + len(header)) + _content.pack(spec.Basic.INDEX, 0, len(body)) + header + _END
-    ]
+    size = len(body)
+    head = _content_frame.pack(HEADER, channel, 12 + len(header), _BASIC, 0, size)
+    if 0 < size <= frame_max - OVERHEAD:
+        return [head, header, _END, _frame.pack(BODY, channel, size), body, _END]
+    parts = [head, header, _END]
     room = frame_max - OVERHEAD
-    if len(body) <= room:
-        if body:
-            parts += (_frame.pack(BODY, channel, len(body)), body, _END)
-        return parts
-    for at in range(0, len(body), room):
+    for at in range(0, size, room):
         piece = body[at : at + room]
         parts += (_frame.pack(BODY, channel, len(piece)), piece, _END)
     return parts

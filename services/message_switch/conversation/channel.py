@@ -67,8 +67,7 @@ class Channel:
 
     def on_method(self, untrusted: bytes) -> None:
         """A method frame of this channel."""
-        if self.publishing.awaited:
-            raise ConnectionFault(Code.UNEXPECTED_FRAME, "expected the content of basic.publish, got a method")
+        self._expect_method()
         number = method_id(untrusted)
         if number == PUBLISH:
             self.publishing.begin(untrusted)
@@ -80,6 +79,15 @@ class Channel:
             if act is None:
                 raise ConnectionFault(Code.NOT_IMPLEMENTED, f"{method.NAME} is not for this switch")
             act(self, method)
+
+    def on_message(self, untrusted: bytes, header: bytes, body: bytes) -> None:
+        """A basic.publish with all its content."""
+        self._expect_method()
+        self.publishing.whole(untrusted, header, body)
+
+    def _expect_method(self) -> None:
+        if self.publishing.awaited:
+            raise ConnectionFault(Code.UNEXPECTED_FRAME, "expected the content of basic.publish, got a method")
 
     # -- frames out --------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Login:
     def keep(self, frame: Frame) -> None:
         """For when it is let in: a client may go on talking without waiting for our answer, but not for long."""
         self._early.append(frame)
-        self._early_bytes += len(frame[2])
+        self._early_bytes += sum(map(len, frame[2:]))
         if self._early_bytes > _EARLY_MAX or len(self._early) > _EARLY_MAX >> 8:
             raise ConnectionFault(Code.RESOURCE_ERROR, "so much is not to be said before connection.tune")
 

@@ -57,19 +57,28 @@ class Publishing:
         self._publish = (exchange, key, mandatory)
         self.awaited = True
 
+    def whole(self, untrusted: bytes, header: bytes, body: bytes) -> None:
+        """All of it at once; what can be wrong with it is the same."""
+        self.begin(untrusted)
+        parts = self._read(header)
+        self._complete(parts, body)
+
     def on_header(self, untrusted: bytes) -> None:
         """A content header frame."""
         if not self.awaited or self._header is not None:
             raise ConnectionFault(Code.UNEXPECTED_FRAME, "content header without basic.publish")
+        self._header = self._read(untrusted)
+        if not self._missing:
+            self._complete(self._header, b"")
+
+    def _read(self, untrusted: bytes) -> dict[int, bytes]:
         size, self._raw_header = parse_content_header(untrusted)
         if size > self._switch.limits.body_max:
             raise ChannelFault(
                 Code.PRECONDITION_FAILED, f"message size {size} is larger than max size {self._switch.limits.body_max}"
             )
-        self._header = properties.split(self._raw_header)
         self._missing = size
-        if not size:
-            self._complete(self._header, b"")
+        return properties.split(self._raw_header)
 
     def on_body(self, untrusted: bytes) -> None:
         """A piece of content."""
@@ -162,7 +171,7 @@ class Publishing:
             return self._raw_header
         if not self.reply_name:
             raise ChannelFault(Code.PRECONDITION_FAILED, "fast reply consumer does not exist")
-        return properties.with_reply_to(parts, self.reply_name)
+        return properties.with_reply_to(self._raw_header, parts, self.reply_name)
 
     def _return(self, message: Message) -> None:
         returned: Any = spec.Basic.Return(Code.NO_ROUTE.value, "NO_ROUTE", message.exchange, message.routing_key)

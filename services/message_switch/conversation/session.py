@@ -24,8 +24,10 @@ from message_switch.frames import (
     HEADER,
     HEARTBEAT,
     HEARTBEAT_FRAME,
+    MESSAGE,
     METHOD,
     PROTOCOL_HEADER,
+    PUBLISH,
     FrameReader,
     decode_method,
     encode_method,
@@ -98,13 +100,13 @@ class Session:
         if self._lost_track:
             return
         try:
-            for kind, number, payload in self._reader.feed(untrusted):
+            for frame in self._reader.feed(untrusted):
                 if self.state is State.CLOSED:
                     return
                 if self.state is State.CHECKING:
-                    self._login.keep((kind, number, payload))
+                    self._login.keep(frame)
                 else:
-                    self._frame(kind, number, payload)
+                    self._frame(*frame)
             if self.switch.broker.short_of:
                 self.crowded(now)
         except ConnectionFault as fault:
@@ -181,13 +183,16 @@ class Session:
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
-    def _frame(self, kind: int, number: int, payload: bytes) -> None:
+    def _frame(self, kind: int, number: int, payload: bytes, header: bytes = b"", body: bytes = b"") -> None:
         channel = self.channels.get(number)
         try:
             if channel is None:
                 self._elsewhere(kind, number, payload)
             elif self.state is not State.RUNNING:
                 return
+            elif kind == MESSAGE:
+                self.publishes = True
+                channel.on_message(payload, header, body)
             elif kind == METHOD:
                 if payload[:4] in (_CLOSE, _CLOSE_OK, _OPEN):
                     self._channel_life(number, decode_method(payload))
@@ -201,7 +206,7 @@ class Session:
             else:
                 raise ConnectionFault(Code.FRAME_ERROR, "a heartbeat belongs to channel 0")
         except ChannelFault as fault:
-            self._fail_channel(number, fault, _cause(kind, payload))
+            self._fail_channel(number, fault, _cause(kind, payload) or PUBLISH)  # without a method, its content
         except ConnectionFault as fault:
             self._fail(fault, _cause(kind, payload))
 
@@ -386,7 +391,7 @@ _OPEN, _CLOSE, _CLOSE_OK = (
 
 def _cause(kind: int, payload: bytes) -> int:
     """Class and method of what went wrong, for the close method."""
-    return method_id(payload) if kind == METHOD and len(payload) >= 4 else 0
+    return method_id(payload) if kind in (METHOD, MESSAGE) and len(payload) >= 4 else 0
 
 
 def _fit(text: str) -> str:
