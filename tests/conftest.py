@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several folders of tests share: one RabbitMQ node for the whole run, where RabbitMQ is installed.
+"""What several folders of tests share: one RabbitMQ node for the whole run, where RabbitMQ is installed, and Node's packages.
 
 Whichever worker needs it first starts it, and the last one ends it.
 """
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,15 @@ from typing import IO
 import pytest
 
 from tests import brokers
+
+
+@pytest.fixture
+def node_modules() -> Path:
+    """The folder of Node packages that `npm install` filled (CONTRIBUTING.md has the line); without it, a test is skipped."""
+    folder = Path(__file__).parents[1] / "build/node/node_modules"
+    if shutil.which("node") is None or not folder.is_dir():
+        pytest.skip("needs node and its packages: npm install --prefix build/node @asyncapi/parser@3.6.3 amqplib@2.3.1")
+    return folder
 
 
 @pytest.fixture(scope="session")
