@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trace: in the form of RabbitMQ's firehose, for administrators alone, bounded, and in nobody's way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -177,6 +177,24 @@ def test_any_message_can_be_traced(table: bytes, name: str) -> None:
     assert len(entry.message.routing_key.encode()) <= 255
     rows = properties.split_table(properties.split(entry.message.header)[properties.HEADERS])
     assert rows[b"redelivered"] == field(0)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda channel: channel.exchange_bind("amq.fanout", TRACE),
+        lambda channel: channel.exchange_bind(TRACE, "amq.fanout"),
+        lambda channel: channel.exchange_unbind(TRACE, "amq.fanout"),
+        lambda channel: channel.exchange_declare("x", arguments={"alternate-exchange": TRACE}),
+    ],
+)
+def test_nothing_else_comes_or_goes_by_the_trace(
+    running: SwitchProcess, attempt: Callable[[BlockingChannel], object]
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(running.url)) as administrator:
+        with pytest.raises(ChannelClosedByBroker) as refused:
+            attempt(administrator.channel())
+        assert refused.value.reply_code == 403
 
 
 def test_only_an_administrator_may_trace(process: SwitchProcess) -> None:

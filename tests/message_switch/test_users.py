@@ -160,6 +160,12 @@ REFUSED: dict[str, Callable[[BlockingChannel], Any]] = {
     "delete a queue": lambda c: c.queue_delete("other"),
     "delete an exchange": lambda c: c.exchange_delete("other"),
     "bind its queue to another's exchange": lambda c: c.queue_bind("web.q", "amq.fanout"),
+    "bind another's exchange": lambda c: c.exchange_bind("amq.fanout", "amq.topic"),
+    "bind to another's exchange": lambda c: c.exchange_bind("web.exchange", "amq.fanout"),
+    "unbind another's exchange": lambda c: c.exchange_unbind("amq.fanout", "amq.topic"),
+    "declare an exchange that has an alternate": lambda c: c.exchange_declare(
+        "web.exchange", arguments={"alternate-exchange": "amq.topic"}
+    ),
     "unbind another's queue": lambda c: c.queue_unbind("other", "amq.topic"),
     "publish": lambda c: (c.basic_publish("amq.topic", "x", b""), c.basic_qos()),
     "get": lambda c: c.basic_get("other"),
