@@ -52,16 +52,14 @@ class NoRoom(OSError):
 class Journal:
     """See the module. `open` it, read `history` to its end, then `run`."""
 
-    def __init__(
-        self, path: Path, *, rewrite_bytes: int = 16 << 20, observe: Callable[[float], None] = lambda seconds: None
-    ) -> None:
+    def __init__(self, path: Path, *, rewrite_bytes: int = 16 << 20) -> None:
         self.path = path
         self.size = 0
+        self.observe: Callable[[float], None] = lambda seconds: None
         self.on_synced: Callable[[int], None] = lambda up_to: None
         self.on_full: Callable[[bool], None] = lambda full: None
         self.snapshot: Callable[[], Iterable[Record]] = lambda: ()
         self._rewrite_bytes = rewrite_bytes
-        self._observe = observe
         self._fd = -1
         self._base = 0  # its size when it was last written anew
         self._noted = 0
@@ -218,7 +216,7 @@ class Journal:
     def _sync(self, fd: int) -> None:
         started = time.perf_counter()
         os.fdatasync(fd)
-        self._observe(time.perf_counter() - started)
+        self.observe(time.perf_counter() - started)
 
 
 def header(word: bytes) -> bytes:

@@ -11,25 +11,22 @@ import signal
 import stat
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
-
-from prometheus_client import REGISTRY
 
 from message_switch.access.encryption import server_context
 from message_switch.access.users import Users, hashed
 from message_switch.admin import Administration
 from message_switch.config import SwitchSettings
 from message_switch.journal import Journal
-from message_switch.metrics import SwitchCollector, fsync_histogram
 from message_switch.model.broker import Broker
 from message_switch.model.recovery import restore, snapshot
 from message_switch.server import Server, write_atomically
 from message_switch.switch import Limits, Switch
 from xenops.service.log import configure
-from xenops.service.metrics import build_info, serve_metrics
 from xenops.service.process import notify_ready, run
 from xenops.service.settings import load
+from xenops.version import VERSION
 
 log = logging.getLogger(__name__)
 PROGRAM = "message-switch"
@@ -60,13 +57,13 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = _lock(data)
     _forget_ports(data)  # of a switch that was killed
-    journal = Journal(data / "journal", rewrite_bytes=settings.journal_rewrite, observe=fsync_histogram().observe)
+    journal = Journal(data / "journal", rewrite_bytes=settings.journal_rewrite)
     broker = Broker(ledger=journal, now=time.time(), bytes_max=settings.memory_max)
     password = _password(Path(settings.password_file) if settings.password_file else data / "password")
     limits = Limits(settings.frame_max, settings.channel_max, settings.heartbeat, settings.body_max)
     users = Users(settings.user, password, uid=os.getuid())
     switch = Switch(broker, users, limits)
-    server = Server(switch, version=_version())
+    server = Server(switch, version=VERSION)
     restore(broker, journal.open())
     Administration(broker)
     journal.on_synced = switch.on_synced
@@ -101,10 +98,12 @@ async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, 
         await server.listen_tcp(settings.host, settings.port)
         write_atomically(Path(settings.data) / "port", f"{server.port}\n")
     if settings.metrics_port:
-        build_info(PROGRAM)
+        # Its library is a tenth of our memory, so only who wants metrics reads it.
+        figures = import_module("message_switch.metrics")
         connections, journalled = (lambda: len(server.connections)), (lambda: journal.size)
-        REGISTRY.register(SwitchCollector(broker, connections, server.unread, journalled, time.time))
-        await serve_metrics(settings.metrics_host, settings.metrics_port)
+        journal.observe = figures.fsync_histogram().observe
+        figures.REGISTRY.register(figures.SwitchCollector(broker, connections, server.unread, journalled, time.time))
+        await figures.serve(PROGRAM, settings.metrics_host, settings.metrics_port)
     log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
     notify_ready()
 
@@ -170,10 +169,3 @@ def _password(path: Path) -> str:
     with os.fdopen(fd, "w") as file:
         file.write(password + "\n")
     return password
-
-
-def _version() -> str:
-    try:
-        return version("xenopsd")
-    except PackageNotFoundError:
-        return "unpackaged"

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 
 from message_switch.model.broker import Broker
+from xenops.service.metrics import build_info, serve_metrics
 
 _COUNTERS = {
     "published": "Messages that publishers sent",
@@ -70,6 +71,12 @@ class SwitchCollector(Collector):
             oldest.add_metric([queue.name], max(0.0, now - queue.ready.oldest_at()) if queue.ready else 0.0)
             consumers.add_metric([queue.name], len(queue.consumers))
         yield from (ready, held, oldest, consumers)
+
+
+async def serve(program: str, host: str, port: int) -> None:
+    """Answer those who ask for all figures of this process."""
+    build_info(program)
+    await serve_metrics(host, port)
 
 
 def fsync_histogram(registry: CollectorRegistry = REGISTRY) -> Histogram:

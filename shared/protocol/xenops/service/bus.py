@@ -20,7 +20,6 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -40,6 +39,7 @@ from xenops.rpc import stub
 from xenops.service.metrics import build_info, serve_metrics
 from xenops.service.settings import Settings, SettingsError
 from xenops.types.service import ServiceInfo
+from xenops.version import VERSION
 
 log = logging.getLogger(__name__)
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/%2F"
@@ -131,13 +131,9 @@ def describe(
     program: str, settings: BusSettings, *, instance: str, queue: str, features: list[str] | None = None
 ) -> ServiceInfo:
     """What `query` answers, with an instance id that is new at every start."""
-    try:
-        number = version("xenopsd")
-    except PackageNotFoundError:
-        number = "unpackaged"
     return ServiceInfo(
         name=program,
-        version=number,
+        version=VERSION,
         interface=wire.VERSION,
         features=features or [],
         instance_id=secrets.token_hex(8),

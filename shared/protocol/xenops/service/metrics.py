@@ -3,7 +3,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily
@@ -11,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xenops.bus import meters
+from xenops.version import VERSION
 
 _LIMIT = 8192
 _DEADLINE_S = 5.0
@@ -54,14 +54,10 @@ class BusMetrics(Collector):
 def build_info(program: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Publish the program's version as a metric, as Prometheus' exporters do, and what its bus counts."""
     registry.register(BusMetrics())
-    try:
-        number = version("xenopsd")
-    except PackageNotFoundError:
-        number = "unpackaged"
     info = Gauge(
         f"{program.replace('-', '_')}_build_info", "Version of the running program", ["version"], registry=registry
     )
-    info.labels(version=number).set(1)
+    info.labels(version=VERSION).set(1)
 
 
 # asyncio keeps only weak references to servers.
