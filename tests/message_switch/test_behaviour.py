@@ -207,6 +207,10 @@ MISTAKES: dict[str, tuple[int, Callable[[BlockingChannel, str], Any]]] = {
     "not the same queue": (406, lambda c, q: c.queue_declare(q, durable=True, arguments={"x-message-ttl": 1})),
     "not the same exchange": (406, lambda c, q: c.exchange_declare("amq.topic", "fanout", durable=True)),
     "negative ttl": (406, lambda c, q: c.queue_declare(q + "-", durable=True, arguments={"x-message-ttl": -1})),
+    "a limit that only quorum queues have": (
+        406,
+        lambda c, q: c.queue_declare(q + "-", durable=True, arguments={"x-delivery-limit": 3}),
+    ),
     "unknown delivery": (406, lambda c, q: (c.basic_ack(99), c.basic_get(q))),
     "unknown deliveries": (406, lambda c, q: (c.basic_ack(99, multiple=True), c.basic_get(q))),
     "a bad expiration": (
