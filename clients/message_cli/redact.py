@@ -58,6 +58,8 @@ def redacted(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         text = _URL_PASSWORD.sub(rf"\g<before>:{HIDDEN}@", value)
         return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    if isinstance(value, msgspec.msgpack.Ext):
+        return f"(extension {value.code}, {len(bytes(value.data))} bytes)"
     return f"({len(value)} bytes)" if isinstance(value, bytes) else value
 
 

@@ -2,7 +2,7 @@
 """What is judged, hidden and parsed without a broker."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from message_cli import redact, render
@@ -39,6 +39,7 @@ def test_any_bytes_can_be_looked_at(untrusted: bytes, kind: str) -> None:
     redact.body_of(message)
 
 
+@example("", {}, b"\xd5\x00\x00\x00")
 @given(st.text(), st.dictionaries(st.sampled_from(["routing_keys", "properties", "redelivered"]), VALUES), st.binary())
 def test_any_copy_can_be_looked_at(key: str, untrusted: dict[str, object], body: bytes) -> None:
     row = line(passed(key, untrusted, body), bodies=True, seen_s=0.0)
