@@ -154,11 +154,8 @@ def echo(url: str, queue: str) -> None:
             line.send(b"".join(out))
 
 
-def load(url: str, queue: str, in_flight: int, size: int, seconds: float, *, persistent: bool) -> dict[str, float]:
-    """Requests answered per second, and how long they took; after a moment of warming up.
-
-    Replies are told apart by their order: one queue, one server and one connection keep it.
-    """
+def _asking(url: str, queue: str, size: int, *, persistent: bool) -> tuple[Line, bytes]:
+    """A line on which replies and confirms come, and one request as it is sent."""
     line = Line(url)
     line.channel(1)
     line.ask(1, spec.Basic.Consume(queue=REPLY_TO, consumer_tag="r", no_ack=True), spec.Basic.ConsumeOk)
@@ -168,7 +165,15 @@ def load(url: str, queue: str, in_flight: int, size: int, seconds: float, *, per
         reply_to=REPLY_TO, correlation_id="1", content_type="application/msgpack", delivery_mode=2 if persistent else 1
     )
     request = method(1, spec.Basic.Publish(exchange="", routing_key=queue))
-    request += content(1, b"".join(properties.encode()), b"x" * size)
+    return line, request + content(1, b"".join(properties.encode()), b"x" * size)
+
+
+def load(url: str, queue: str, in_flight: int, size: int, seconds: float, *, persistent: bool) -> dict[str, float]:
+    """Requests answered per second, and how long they took; after a moment of warming up.
+
+    Replies are told apart by their order: one queue, one server and one connection keep it.
+    """
+    line, request = _asking(url, queue, size, persistent=persistent)
     sent = [time.perf_counter()] * in_flight  # in the order of the requests
     began, counting_since, counted_at = sent[0], 0.0, 0
     latencies: list[float] = []

@@ -87,19 +87,14 @@ class FrameReader:
                 raise ConnectionFault(Code.FRAME_ERROR, "a frame does not end where it says it does")
             if not (METHOD <= kind <= BODY or kind == HEARTBEAT):
                 raise ConnectionFault(Code.FRAME_ERROR, f"there is no frame type {kind}")
-            if kind == METHOD and end - after >= _CONTENT_MIN and buffer[at + 7 : at + 11] == _PUBLISH and channel:
+            payload = buffer[at + 7 : after - 1]
+            if kind == METHOD and end - after >= _CONTENT_MIN and payload[:4] == _PUBLISH and channel:
                 middle, last = self._content(buffer, after, channel)
                 if last:
-                    yield (
-                        MESSAGE,
-                        channel,
-                        buffer[at + 7 : after - 1],
-                        buffer[after + 7 : middle - 1],
-                        buffer[middle + 7 : last - 1],
-                    )
+                    yield MESSAGE, channel, payload, buffer[after + 7 : middle - 1], buffer[middle + 7 : last - 1]
                     at = last
                     continue
-            yield kind, channel, buffer[at + 7 : after - 1]
+            yield kind, channel, payload
             at = after
         if at < end:
             self._parts, self._have = [buffer[at:]], end - at
