@@ -182,7 +182,6 @@ ARGUMENTS: tuple[dict[str, object], ...] = (
     {"x-max-priority": 9},
     {"x-max-priority": 0},
     {"x-max-priority": 256},
-    {"x-delivery-limit": 3},
     {"x-message-ttl": -1},
     {"x-expires": 0},
     {"x-max-length": "two"},
