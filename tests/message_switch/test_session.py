@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec
 
-from message_switch.access.users import User, Users
+from message_switch.access.users import Applicant, Guess, User, Users, hashed
 from message_switch.conversation.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.frames import GREETING, HEARTBEAT_FRAME, content
 from message_switch.model.broker import Broker
@@ -123,6 +123,35 @@ def test_any_split_is_the_same_conversation(cuts: list[int]) -> None:
     assert whole.session.state is State.CLOSED
     codes = [m.reply_code for m in Peer().hear(CONVERSATION) if hasattr(m, "reply_code")]
     assert codes == [406, 504]
+
+
+OTHER = CONVERSATION.replace(b"\0xenops\0secret", b"\0others\0secret")
+OTHERS = f'[others]\npassword = "{hashed(b"secret")}"\nconfigure = ".*"\nwrite = ".*"\nread = ".*"\n'
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, len(OTHER)), max_size=30), st.integers(0, 30))
+def test_however_late_its_password_is_found_right_it_is_the_same_conversation(cuts: list[int], after: int) -> None:
+    whole, late = Peer(), Peer()
+    whole.hear(CONVERSATION)
+    late.switch.users.read(OTHERS)
+    waiting: list[tuple[Applicant, Guess]] = []
+    late.switch.check = lambda applicant, guess: waiting.append((applicant, guess))
+
+    def decide() -> None:
+        for applicant, guess in waiting:
+            assert applicant.waits
+            applicant.checked(late.switch.users.let_in(guess), 0.0)
+        waiting.clear()
+
+    at = sorted({0, len(OTHER), *cuts})
+    for number, (start, end) in enumerate(pairwise(at)):
+        if number >= after:
+            decide()
+        late.hear(OTHER[start:end])
+    decide()
+    late.answers()
+    assert late.said == whole.said
 
 
 def test_byte_by_byte() -> None:
