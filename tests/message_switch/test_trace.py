@@ -186,6 +186,7 @@ def test_any_message_can_be_traced(table: bytes, name: str) -> None:
         lambda channel: channel.exchange_bind(TRACE, "amq.fanout"),
         lambda channel: channel.exchange_unbind(TRACE, "amq.fanout"),
         lambda channel: channel.exchange_declare("x", arguments={"alternate-exchange": TRACE}),
+        lambda channel: channel.queue_declare("q", durable=True, arguments={"x-dead-letter-exchange": TRACE}),
     ],
 )
 def test_nothing_else_comes_or_goes_by_the_trace(

@@ -141,6 +141,7 @@ def _may_declare(user: User, name: str, arguments: dict[str, object]) -> None:
     user.may("configure", "queue", name)
     dead = arguments.get("x-dead-letter-exchange")
     if isinstance(dead, str):
+        _not_traced(dead)
         user.may("read", "queue", name)
         user.may("write", "exchange", dead)
 
@@ -165,7 +166,7 @@ def _may_join(channel: Channel, method: Any) -> str:
 def _not_traced(name: str) -> None:
     """A trace shows what was said, and to nobody but an administrator: nothing else comes or goes by it."""
     if name == TRACE:
-        raise ChannelFault(Code.ACCESS_REFUSED, f"exchange '{name}' has no dealings with other exchanges")
+        raise ChannelFault(Code.ACCESS_REFUSED, f"exchange '{name}' takes nothing from elsewhere and gives nothing on")
 
 
 def _cancel(channel: Channel, method: Any) -> None:
