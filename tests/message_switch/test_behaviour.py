@@ -197,6 +197,16 @@ def test_exclusive_queues(connect: Connect) -> None:
     assert gone.value.reply_code == 404
 
 
+def test_what_is_not_there_is_told_before_whose_the_rest_is(connect: Connect) -> None:
+    owner, other = connect().channel(), connect().channel()
+    name = owner.queue_declare("", exclusive=True).method.queue
+    for exchange, code in (("nowhere", 404), ("amq.topic", 405)):
+        with pytest.raises(exceptions.ChannelClosedByBroker) as refused:
+            other.queue_bind(name, exchange)
+        assert refused.value.reply_code == code
+        other = other.connection.channel()
+
+
 MISTAKES: dict[str, tuple[int, Callable[[BlockingChannel, str], Any]]] = {
     "no such queue": (404, lambda c, q: c.basic_consume("nowhere", print)),
     "no such exchange": (404, lambda c, q: (c.basic_publish("nowhere", "", b""), c.basic_get(q))),

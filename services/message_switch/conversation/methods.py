@@ -96,6 +96,7 @@ def queue_bind(channel: Channel, method: Any) -> None:
     """queue.bind; without queue and key, the key is the name of the queue last declared."""
     not_default(method.exchange)
     _may_bind(channel, method)
+    channel.broker.exchanges.known(method.exchange)  # what is not there is told before whose the rest is
     channel.broker.exchanges.bind(method.exchange, channel.queue(method.queue), _key(channel, method))
     if not method.nowait:
         channel.send(spec.Queue.BindOk())
