@@ -69,9 +69,15 @@ def open_store(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def _text(kept: bytes) -> str:
+    """Text as it is kept; where a disk has made it none, what is left of it: then the seal of its row is broken."""
+    return kept.decode("utf-8", "replace")
 
 
 def _make_current(connection: sqlite3.Connection, path: Path) -> None:
@@ -122,6 +128,7 @@ def _salvage(path: Path, damage: str) -> sqlite3.Connection:
     fresh = path.with_name(f"{path.name}.salvaged")
     fresh.unlink(missing_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as old, closing(sqlite3.connect(fresh)) as new:
+        old.text_factory = _text
         if (version := old.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
             raise IoError(str(path), f"damaged ({damage}), and of schema {version}; restore a backup of it")
         _create(new)
@@ -151,7 +158,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:
         try:
             for row in old.execute(f"SELECT * FROM {table} ORDER BY {ordered}"):
                 rows[row[: _TABLES[table][1]]] = row
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except sqlite3.Error as error:
             log.error("the table %s of the store cannot be read beyond %d rows: %s", table, len(rows), error)
         else:
             break

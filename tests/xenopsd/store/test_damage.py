@@ -131,6 +131,30 @@ def test_a_changed_byte_is_found_by_its_seal_and_told(store: Path, tmp_path: Pat
     with_daemon(tmp_path, work)
 
 
+def test_text_that_is_none_any_more_is_damage(tmp_path: Path) -> None:
+    """A changed byte of a key may leave no text at all, of which SQLite itself has nothing to say."""
+
+    async def first(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.add(plain_vm("vm-1"))
+        await xenops.VM.import_metadata(msgspec.to_builtins(full_machine("vm-2").metadata()))
+        await xenops.Task.wait(await xenops.VM.start("vm-1"), 10.0)
+
+    async def second(daemon: Daemon, xenops: Xenops) -> None:
+        assert len((await xenops.get_diagnostics())["store"]["damaged"]) > 1
+        assert await xenops.Task.list() == []
+        await xenops.VM.add(plain_vm("vm-1"))
+        await xenops.finished(await xenops.VM.start("vm-2"))
+
+    with_daemon(tmp_path, first)
+    with closing(sqlite3.connect(tmp_path / "xenopsd.db")) as store:
+        store.execute("UPDATE machines SET id = CAST(X'766dff31' AS TEXT) WHERE id = 'vm-1'")
+        store.execute("UPDATE devices SET kind = CAST(X'7662ff' AS TEXT) WHERE dev = 'xvda'")
+        for table, key in (("tasks", "id"), ("outcomes", "message_id")):
+            store.execute(f"UPDATE {table} SET {key} = CAST(X'31ff' || {key} AS TEXT)")
+        store.commit()
+    with_daemon(tmp_path, second)
+
+
 def test_a_torn_log_is_a_shorter_history(tmp_path: Path) -> None:
     async def write(database: Database) -> None:
         machines = Machines(database)
