@@ -14,7 +14,16 @@ from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, DeadlineExceeded, DoesNotExist, Fault, Interrupted, Migrated, StepTimedOut
+from xenops.errors import (
+    BadPowerState,
+    BadRequest,
+    DeadlineExceeded,
+    DoesNotExist,
+    Fault,
+    Interrupted,
+    Migrated,
+    StepTimedOut,
+)
 from xenops.events import Change, Kind
 from xenops.rpc import calling, outcome
 from xenops.types.process import Ended, Program
@@ -75,16 +84,18 @@ class Control:
         self._limits, self._run_program, self._observe = limits, run_program, observe
         self._rebooting: set[str] = set()
         self._migrating: dict[str, Task] = {}
-        self._by_message: dict[str, str] = {}  # as long as the task is remembered; its outcome is for longer
+        # The task, and what was asked; as long as the task is remembered: its outcome is for longer.
+        self._by_message: dict[str, tuple[str, bytes]] = {}
 
     async def begin(self, operation: Operation) -> str:
         """Accept an operation; answers with its task's id once that is in the journal.
 
-        Raises `DoesNotExist`, `Busy`, and, when nothing is queued before it, `BadPowerState`.
+        Raises `DoesNotExist`, `Busy`, `BadRequest` where the message id is another request's, and, when nothing is queued
+        before it, `BadPowerState`.
         """
         envelope = calling.get()
         if envelope.message_id and (known := self._by_message.get(envelope.message_id)):
-            return known  # whatever has become of the machine since
+            return _same(*known, operation)  # whatever has become of the machine since
         machine = self.machines.find(operation.vm)
         self._refuse_if_barred(machine.id)
         if operation.needs and self.workers.is_idle(machine.id):
@@ -93,8 +104,9 @@ class Control:
             log.info("VM %s is to stop: its migration gives way, if it still can", machine.id)
             await self.workers.cancel(migrating)
         task = self.tasks.new(operation.name, vm=machine.id, dbg=envelope.debug_info)
-        self._note_message(task, envelope.message_id)
-        await self.workers.submit(self._job(operation, task, envelope.message_id, envelope.deadline))
+        job = self._job(operation, task, envelope.message_id, envelope.deadline)
+        self._note_message(task, envelope.message_id, job.payload or b"")
+        await self.workers.submit(job)
         return task.id
 
     async def commit(self, transaction: Transaction, result: object) -> None:
@@ -172,7 +184,7 @@ class Control:
 
     async def _recover(self, entry: Entry) -> None:
         task = self.tasks.restore(entry.record)
-        self._note_message(task, entry.message_id)
+        self._note_message(task, entry.message_id, entry.payload)
         if task.ended:
             return
         if entry.begun:
@@ -196,11 +208,11 @@ class Control:
         """Whether the request of that message id became a task that is remembered."""
         return message_id in self._by_message
 
-    def _note_message(self, task: Task, message_id: str | None) -> None:
+    def _note_message(self, task: Task, message_id: str | None, payload: bytes) -> None:
         """A repetition of the request finds this task."""
         if message_id:
             task.message_id = message_id
-            self._by_message[message_id] = task.id
+            self._by_message[message_id] = task.id, payload
 
     def _job(self, operation: Operation, task: Task, message_id: str | None, deadline: int | None) -> Job:
         async def run(task: Task) -> None:
@@ -339,6 +351,13 @@ class Control:
     def task_changed(self, task: Task) -> None:
         """A task moved."""
         self.announce(Kind.TASK, task.id)
+
+
+def _same(task: str, payload: bytes, operation: Operation) -> str:
+    """That task, if this operation is what it was accepted for: a crash may have taken what the dispatcher knew of it."""
+    if catalog.decode(payload) != operation:
+        raise BadRequest("message_id", "was used for another request; give each request an id of its own")
+    return task
 
 
 def _running(state: VmState) -> VmState:

@@ -91,7 +91,8 @@ class Daemon:
             self.database, keep_s=settings.outcome_expiry, has_task=lambda id: self.control.has_task(id)
         )
         self.announce = Announcements(Updates(secrets.token_hex(6)), host=settings.host, instance=instance)
-        self.tasks = Tasks(started_ms=int(time.time() * 1000), changed=self._task_changed, removed=self._task_removed)
+        started_ms = self.journal.next_life(int(time.time() * 1000))
+        self.tasks = Tasks(started_ms=started_ms, changed=self._task_changed, removed=self._task_removed)
         self.workers = Workers(
             self.tasks, self.journal, size=settings.worker_pool_size, queue_limit=settings.queue_limit
         )

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _FORGET = "DELETE FROM tasks WHERE id = ?"
 _REMEMBER = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)"
+_DISREMEMBER = "DELETE FROM outcomes WHERE message_id = ?"
 
 
 class Recorded(Protocol):
@@ -60,6 +61,10 @@ class Journal:
                 yield Entry(decoded, unseal(payload, *_payload(id)), bool(begun), message_id)
             except (Damaged, msgspec.DecodeError) as error:
                 log.error("the record of task %s is damaged and left alone: %s", id, error)
+
+    def next_life(self, now_ms: int) -> int:
+        """What this life's tasks are numbered by: above those of earlier lives, even when the clock has been set back."""
+        return max(now_ms, *(_place(id)[0] + 1 for (id,) in self._database.rows("SELECT id FROM tasks")), 0)
 
     async def accept(self, task: Recorded, payload: bytes, message_id: str | None, *, begun: bool) -> None:
         """See `engine.workers.Journal`."""
@@ -100,6 +105,7 @@ class Journal:
 class Outcomes:
     """The replies to requests that change something, by message id, for as long as `keep_s`.
 
+    In one life of the daemon that is measured by a clock that nobody sets: a jump of the time of day forgets nothing.
     `has_task` says whether a message id stands in the journal beside its task: then its outcome is durable already.
     """
 
@@ -107,12 +113,14 @@ class Outcomes:
         self, database: Database, *, keep_s: float, has_task: Callable[[str], bool] = lambda message_id: False
     ) -> None:
         self._database, self._keep_s, self._has_task = database, keep_s, has_task
-        self._replies: dict[str, tuple[int, bytes]] = {}  # oldest first
+        self._replies: dict[str, tuple[float, bytes]] = {}  # since when, oldest first
+        now, moment = time.time(), time.monotonic()
         for message_id, at, reply in database.rows("SELECT message_id, at, reply FROM outcomes ORDER BY at"):
             try:
-                self._replies[message_id] = (at, unseal(reply, *_reply(message_id)))
+                self._replies[message_id] = (moment - max(0.0, now - at), unseal(reply, *_reply(message_id)))
             except Damaged as error:
                 log.error("the outcome of request %s is damaged and forgotten: %s", message_id, error)
+                database.write(_DISREMEMBER, message_id)
 
     def recall(self, message_id: str) -> bytes | None:
         """See `xenops.rpc.Outcomes`."""
@@ -121,17 +129,15 @@ class Outcomes:
 
     def join(self, transaction: Transaction, message_id: str, reply: bytes) -> None:
         """Have an outcome written with the change that it tells of: no crash comes between the two."""
-        now = int(time.time())
-        transaction.write(_REMEMBER, message_id, now, seal(reply, *_reply(message_id)))
-        transaction.then(lambda: self._keep(message_id, now, reply))
+        transaction.write(_REMEMBER, message_id, int(time.time()), seal(reply, *_reply(message_id)))
+        transaction.then(lambda: self._keep(message_id, reply))
 
     async def remember(self, message_id: str, reply: bytes) -> None:
         """See `xenops.rpc.Outcomes`; a store that cannot be written owes it, and keeps nobody waiting."""
         if self.recall(message_id) == reply:
             return  # it was written with its change
-        now = int(time.time())
-        self._keep(message_id, now, reply)
-        self._database.write(_REMEMBER, message_id, now, seal(reply, *_reply(message_id)))
+        self._keep(message_id, reply)
+        self._database.write(_REMEMBER, message_id, int(time.time()), seal(reply, *_reply(message_id)))
         if self._has_task(message_id):
             return
         try:
@@ -139,18 +145,18 @@ class Outcomes:
         except IoError as fault:
             log.warning("the outcome of request %s is not durable yet: %s", message_id, fault)
 
-    def _keep(self, message_id: str, now: int, reply: bytes) -> None:
+    def _keep(self, message_id: str, reply: bytes) -> None:
         self._replies.pop(message_id, None)  # it goes to the end: the newest
-        self._replies[message_id] = (now, reply)
+        self._replies[message_id] = (time.monotonic(), reply)
 
     def expire(self) -> None:
         """Forget what is older than `keep_s`."""
-        limit = int(time.time() - self._keep_s)
+        limit = time.monotonic() - self._keep_s
         for message_id in list(self._replies):
             if self._replies[message_id][0] >= limit:
                 break
             del self._replies[message_id]
-        self._database.write("DELETE FROM outcomes WHERE at < ?", limit)
+            self._database.write(_DISREMEMBER, message_id)
 
 
 def _record(id: str) -> tuple[str, ...]:

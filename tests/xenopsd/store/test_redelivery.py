@@ -3,22 +3,27 @@
 
 import asyncio
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.xenopsd.daemon import with_daemon
 from tests.xenopsd.machines import plain_vm
+from xenops import wire
 from xenops.bus.port import Message
 from xenops.client import Xenops
+from xenops.errors import BadRequest
 from xenops.idl import methods
 from xenops.interfaces.xenops import VM
 from xenops.rpc import request
+from xenops.types.task import Completed
+from xenopsd.engine.workers import Workers
 from xenopsd.main import Daemon, kept_up
 
 
-def start(message_id: str) -> Message:
-    message = request(methods(VM)["VM.start"], ("vm-1",), {})
+def start(message_id: str, vm: str = "vm-1") -> Message:
+    message = request(methods(VM)["VM.start"], (vm,), {})
     message.message_id = message_id
     return message
 
@@ -37,12 +42,74 @@ def test_a_crash_between_the_journal_and_the_reply(tmp_path: Path) -> None:
         await xenops.finished(task.id)
 
     with_daemon(tmp_path, first)
-    database = sqlite3.connect(tmp_path / "xenopsd.db")
-    database.execute("DELETE FROM outcomes")  # the crash took what was not waited for
-    database.commit()
-    database.close()
+    forget_outcomes(tmp_path)
     with_daemon(tmp_path, second)
     assert replies[0] == replies[1]
+
+
+def forget_outcomes(path: Path) -> None:
+    """The crash took what was not waited for."""
+    database = sqlite3.connect(path / "xenopsd.db")
+    database.execute("DELETE FROM outcomes")
+    database.commit()
+    database.close()
+
+
+def test_after_such_a_crash_the_id_is_still_no_other_requests(tmp_path: Path) -> None:
+    async def first(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.add(plain_vm("vm-1"))
+        await xenops.VM.add(plain_vm("vm-2"))
+        await xenops.bus.call(xenops.queue, start("m-1"), timeout_s=10.0)
+
+    async def second(daemon: Daemon, xenops: Xenops) -> None:
+        reply = await xenops.bus.call(xenops.queue, start("m-1", "vm-2"), timeout_s=10.0)
+        with pytest.raises(BadRequest, match="another request"):
+            wire.decode_result(reply.body, object)
+
+    with_daemon(tmp_path, first)
+    forget_outcomes(tmp_path)
+    with_daemon(tmp_path, second)
+
+
+def test_a_clock_that_jumps_forgets_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        add = request(methods(VM)["VM.add"], (plain_vm(),), {})
+        first = (await xenops.bus.call(xenops.queue, add, timeout_s=10.0)).body
+        await xenops.VM.remove("vm-1")
+        now = time.time
+        monkeypatch.setattr(
+            time, "time", lambda: now() + 10 * 86400.0
+        )  # as where a host learns the time after it started
+        daemon.outcomes.expire()
+        assert (await xenops.bus.call(xenops.queue, add, timeout_s=10.0)).body == first
+        assert await xenops.VM.list() == [], "it was registered a second time"
+
+    with_daemon(tmp_path, work)
+
+
+def test_a_clock_that_is_set_back_turns_no_order_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    now = time.time
+
+    async def add(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.add(plain_vm())
+
+    async def only_accepted(daemon: Daemon, xenops: Xenops) -> None:
+        daemon.workers.resize(0)
+        asked.extend([await xenops.VM.start("vm-1"), await xenops.VM.shutdown("vm-1")])
+        monkeypatch.setattr(time, "time", lambda: now() - 3600.0)
+
+    async def done(daemon: Daemon, xenops: Xenops) -> None:
+        assert [task.id for task in await xenops.Task.list()] == asked
+        for task in asked:
+            assert isinstance((await xenops.Task.wait(task, 10.0)).state, Completed)
+
+    with_daemon(tmp_path, add)
+    monkeypatch.setattr("xenopsd.main.Workers", lambda *args, **kinds: Workers(*args, **{**kinds, "size": 0}))
+    with_daemon(tmp_path, only_accepted)
+    with_daemon(tmp_path, only_accepted)
+    monkeypatch.setattr("xenopsd.main.Workers", Workers)
+    with_daemon(tmp_path, done)
 
 
 def test_message_ids_go_with_their_tasks_and_outcomes_stay(tmp_path: Path) -> None:
