@@ -195,7 +195,7 @@ class Control:
                 operation = catalog.decode(entry.payload)
                 self.machines.find(operation.vm)
                 log.info("task %s (%s) had been accepted and not begun: it is queued again", task.id, task.operation)
-                job = self._job(operation, task, entry.message_id, None)
+                job = self._job(operation, task, entry.message_id, catalog.deadline(entry.payload))
                 job.payload, job.accepted, job.begun = entry.payload, _done(), False
                 self.workers.requeue(job)
                 return
@@ -226,7 +226,7 @@ class Control:
                 self._migrating.pop(operation.vm, None)
 
         task.stepped = self._journal.step  # so that after a crash it can be said where it was
-        return Job(operation.vm, task, run, payload=catalog.encode(operation), message_id=message_id)
+        return Job(operation.vm, task, run, payload=catalog.encode(operation, deadline), message_id=message_id)
 
     async def _carry_out(self, operation: Operation, task: Task) -> None:
         machine = self.machines.find(operation.vm)

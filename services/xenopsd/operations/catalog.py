@@ -49,9 +49,26 @@ AnyOperation = _Life | _Steps | _Settings | _VifSettings | _Devices
 _decoder = msgspec.msgpack.Decoder(AnyOperation)
 
 
-def encode(operation: Operation) -> bytes:
-    """An operation as the journal keeps it."""
-    return msgspec.msgpack.encode(operation)
+class _Until(msgspec.Struct):
+    """What is kept beside an operation's own fields."""
+
+    deadline: int | None = None
+
+
+_until = msgspec.msgpack.Decoder(_Until)
+
+
+def encode(operation: Operation, deadline: int | None = None) -> bytes:
+    """An operation as the journal keeps it, and the Unix milliseconds after which it must not begin any more."""
+    if deadline is None:
+        return msgspec.msgpack.encode(operation)
+    fields = msgspec.to_builtins(operation, builtin_types=(bytes,))
+    return msgspec.msgpack.encode({**fields, "deadline": deadline})
+
+
+def deadline(untrusted: bytes) -> int | None:
+    """The deadline of what `decode` reads."""
+    return _until.decode(untrusted).deadline
 
 
 def decode(untrusted: bytes) -> Operation:

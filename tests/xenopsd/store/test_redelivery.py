@@ -17,7 +17,7 @@ from xenops.errors import BadRequest
 from xenops.idl import methods
 from xenops.interfaces.xenops import VM
 from xenops.rpc import request
-from xenops.types.task import Completed
+from xenops.types.task import Completed, Failed
 from xenopsd.engine.workers import Workers
 from xenopsd.main import Daemon, kept_up
 
@@ -110,6 +110,28 @@ def test_a_clock_that_is_set_back_turns_no_order_around(tmp_path: Path, monkeypa
     with_daemon(tmp_path, only_accepted)
     monkeypatch.setattr("xenopsd.main.Workers", Workers)
     with_daemon(tmp_path, done)
+
+
+def test_a_deadline_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+
+    async def first(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.add(plain_vm())
+        daemon.workers.resize(0)
+        message = start("m-1")
+        message.headers["deadline"] = int((now() + 60.0) * 1000)
+        await xenops.bus.call(xenops.queue, message, timeout_s=10.0)
+        await xenops.VM.delay("vm-1", 0.0)
+        monkeypatch.setattr(time, "time", lambda: now() + 3600.0)
+
+    async def second(daemon: Daemon, xenops: Xenops) -> None:
+        late, other = [await xenops.Task.wait(task.id, 10.0) for task in await xenops.Task.list()]
+        assert isinstance(late.state, Failed)
+        assert late.state.fault.name == "DeadlineExceeded"
+        assert isinstance(other.state, Completed)
+
+    with_daemon(tmp_path, first)
+    with_daemon(tmp_path, second)
 
 
 def test_message_ids_go_with_their_tasks_and_outcomes_stay(tmp_path: Path) -> None:
