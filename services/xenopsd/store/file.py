@@ -8,6 +8,7 @@ table whose root page is lost is lost as a whole.
 
 import logging
 import sqlite3
+import struct
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from xenopsd.store.seal import seal
 log = logging.getLogger(__name__)
 
 VERSION = 2
+_LONGEST = 1 << 40  # more is no length but damage
 _TABLES = {  # the key first: as many columns as the second says
     "machines": ("id TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL", 1),
     "devices": (
@@ -47,32 +49,30 @@ def open_store(path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        connection = _connect(path)
-        try:
-            _make_current(connection, path)
-            damage = _damage(connection)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
-                connection.close()
-                raise
-            damage = str(error)
-        except BaseException:
-            connection.close()
-            raise
-        if not damage:
-            return connection, False
-        connection.close()
-        return _salvage(path, damage), True
+        opened = _opened(path)
+        return (_salvage(path, opened), True) if isinstance(opened, str) else (opened, False)
     except (sqlite3.Error, OSError) as error:
         raise IoError(str(path), f"{error}; restore a backup of it, or move it away to start empty") from None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _opened(path: Path) -> sqlite3.Connection | str:
+    """The open file of this version, or what is damaged of it."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _text
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
+    damage = "not opened"
+    try:
+        connection.text_factory = _text
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _make_current(connection, path)
+        damage = _damage(connection)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        damage = str(error)
+    finally:
+        if damage:
+            connection.close()
+    return damage or connection
 
 
 def _text(kept: bytes) -> str:
@@ -82,6 +82,8 @@ def _text(kept: bytes) -> str:
 
 def _make_current(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version < 0:
+        raise IoError(str(path), f"of schema {version}, which there never was; restore a backup of it")
     if version > VERSION:
         raise IoError(
             str(path),
@@ -127,6 +129,7 @@ def _salvage(path: Path, damage: str) -> sqlite3.Connection:
     kept = path.with_name(f"{path.name}.damaged-{int(time.time())}")
     fresh = path.with_name(f"{path.name}.salvaged")
     fresh.unlink(missing_ok=True)
+    _lengthen(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as old, closing(sqlite3.connect(fresh)) as new:
         old.text_factory = _text
         if (version := old.execute("PRAGMA user_version").fetchone()[0]) != VERSION:
@@ -146,7 +149,19 @@ def _salvage(path: Path, damage: str) -> sqlite3.Connection:
     log.critical(
         "the store %s was damaged (%s) and is kept as %s; what could be read of it: %s", path, damage, kept, told
     )
-    return _connect(path)
+    opened = _opened(path)
+    if isinstance(opened, str):
+        raise IoError(str(path), f"cannot be opened again ({opened})")
+    return opened
+
+
+def _lengthen(path: Path) -> None:
+    """SQLite reads nothing of a file that is shorter than its first page says; what is missing is then a lost page."""
+    with path.open("rb+") as file:
+        page, count = struct.unpack(">16xH10xI", file.read(32).ljust(32, b"\0"))
+        length = (65536 if page == 1 else page) * count
+        if path.stat().st_size < length <= _LONGEST:
+            file.truncate(length)
 
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> int:

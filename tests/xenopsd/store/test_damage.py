@@ -131,6 +131,25 @@ def test_a_changed_byte_is_found_by_its_seal_and_told(store: Path, tmp_path: Pat
     with_daemon(tmp_path, work)
 
 
+def test_the_end_of_the_file_may_be_lost(store: Path, tmp_path: Path) -> None:
+    whole = store.read_bytes()
+    for lost, least in ((1, COUNT - 20), (PAGE + 1, COUNT // 2), (len(whole) // 2, 0)):
+        path = tmp_path / f"{lost}.db"
+        path.write_bytes(whole[:-lost])
+        left = found(path)
+        assert len(left) >= least
+        assert found(path) == left
+
+
+def test_a_schema_that_never_was_is_left_alone(store: Path, tmp_path: Path) -> None:
+    untrusted = bytearray(store.read_bytes())
+    untrusted[60] |= 0x80  # where SQLite keeps the version
+    (tmp_path / "xenopsd.db").write_bytes(untrusted)
+    with pytest.raises(IoError, match="never was"):
+        found(tmp_path / "xenopsd.db")
+    assert (tmp_path / "xenopsd.db").read_bytes()[PAGE:] == untrusted[PAGE:]
+
+
 def test_text_that_is_none_any_more_is_damage(tmp_path: Path) -> None:
     """A changed byte of a key may leave no text at all, of which SQLite itself has nothing to say."""
 
