@@ -13,6 +13,7 @@ from tests.xenopsd.steps.samples import METHODS, Sample, asks, samples, without_
 from xenops.rpc import request
 from xenops.types.disk import Local
 from xenops.wire import decode_result
+from xenopsd.engine.plan import atoms
 from xenopsd.operations import catalog
 
 SAMPLES = samples("vm-1", Local(path="/image"))
@@ -29,6 +30,12 @@ def test_names_tell_samples_apart() -> None:
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 def test_turns_are_steps_of_the_plan(sample: Sample) -> None:
     assert {name for name, _ in sample.turns} <= {name for name, _ in sample.places}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_no_step_lets_a_cancel_wait_for_longer_than_is_said(sample: Sample) -> None:
+    """`tests/xenopsd/steps/test_ordeals.py` has a step that never ends cut after its patience, which it shortens."""
+    assert {atom.patience_s for atom in atoms(sample.plan)} <= {0.0, 4.0}
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)

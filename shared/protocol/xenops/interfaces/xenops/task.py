@@ -28,7 +28,11 @@ class Task(Interface, Protocol):
 
     @rpc(raises=(DoesNotExist,))
     async def cancel(self, id: TaskId) -> None:
-        """Ask the task to stop at its next step; without effect once it has passed its point of no return."""
+        """Stop the task; without effect once it has passed its point of no return.
+
+        One that waits for its turn ends at once. A step that waits for a guest or for a program is cut at once, any other when
+        it has not ended within 4 seconds; then what was done is taken back, and the machine is checked.
+        """
 
     @rpc(raises=(DoesNotExist,))
     async def destroy(self, id: TaskId) -> None:
