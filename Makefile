@@ -45,7 +45,7 @@ test: setup ## all tests that need no root, no docker and no Xen
 
 # tests/xenopsd/steps/samples.py says what `make test` takes of it.
 test-crash: setup ## every step of every operation fails, is cancelled, times out, is killed, loses its bus
-	CRASH=all $(BIN)/pytest -n auto tests/xenopsd/steps tests/xenopsd/kill tests/xenopsd/store tests/system/test_crash_loop.py
+	CRASH=all $(BIN)/pytest -n auto tests/xenopsd/steps tests/xenopsd/kill tests/xenopsd/migration tests/xenopsd/store tests/system/test_crash_loop.py
 
 # tests/scale/sizes.py says how many; `make test` has a few of everything.
 test-scale: setup ## 10,000 machines, 2000 running, 64 orchestrators, storms of events, slow and dead subscribers

@@ -41,8 +41,9 @@ from xenopsd.operations import catalog
 from xenopsd.operations import check as checking
 from xenopsd.operations.operation import Operation
 from xenopsd.store.journal import Entry, Journal, Outcomes
-from xenopsd.store.machine import Machine
+from xenopsd.store.machine import Machine, twin_of
 from xenopsd.store.machines import Machines
+from xenopsd.store.migrations import Crossing
 from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Control:
         self.migration = migration
         self._journal, self._outcomes = journal, outcomes
         self._limits, self._run_program, self._observe = limits, run_program, observe
-        self._rebooting: set[str] = set()
+        self._counts_as: dict[str, PowerState] = {}  # whatever its domain is just now
         self._migrating: dict[str, Task] = {}
         # The task, and what was asked; as long as the task is remembered: its outcome is for longer.
         self._by_message: dict[str, tuple[str, bytes]] = {}
@@ -162,18 +163,15 @@ class Control:
             self.check(vm)
 
     async def states(self, machines: list[Machine]) -> list[VmState]:
-        """What each machine is; one that reboots is Running all the while."""
+        """What each machine is; one that reboots is Running all the while, one that changes its domain what it was."""
         states = await self.backend.vm.states([machine.vm for machine in machines])
-        if not self._rebooting:
+        if not self._counts_as:
             return states
-        return [
-            _running(state) if machine.id in self._rebooting else state
-            for machine, state in zip(machines, states, strict=True)
-        ]
+        return [_as(state, self._counts_as.get(machine.id)) for machine, state in zip(machines, states, strict=True)]
 
     async def power_state(self, machine: Machine) -> PowerState:
         """What one machine is."""
-        return PowerState.RUNNING if machine.id in self._rebooting else await self.backend.vm.power_state(machine.vm)
+        return self._counts_as.get(machine.id) or await self.backend.vm.power_state(machine.vm)
 
     async def recover(self, entries: list[Entry]) -> None:
         """Give tasks of an earlier life their true end, begin again what had not begun, and check every machine."""
@@ -232,16 +230,16 @@ class Control:
         machine = self.machines.find(operation.vm)
         self._refuse_if_barred(machine.id)
         await self._verify(operation, machine)
-        if operation.reboots:
-            self._rebooting.add(machine.id)
+        if operation.reboots or operation.lasts:
+            self._counts_as[machine.id] = PowerState.RUNNING if operation.reboots else await self.power_state(machine)
         try:
             await perform(operation.plan(machine), self.context(task))
         except Exception:
-            self._rebooting.discard(machine.id)
+            self._counts_as.pop(machine.id, None)
             await self._look_after(machine.id)
             raise
         finally:
-            self._rebooting.discard(machine.id)
+            self._counts_as.pop(machine.id, None)
             if machine.id in self.machines:
                 self.announce(Kind.VM, machine.id)
 
@@ -275,18 +273,20 @@ class Control:
         if plan == NOTHING:
             return
         log.info("VM %s needs %s", vm, facts.action.value if facts.action else "some of its devices mended")
-        if checking.restarts(machine, facts):
-            self._rebooting.add(vm)
+        if (meanwhile := checking.counts_as(machine, facts)) is not None:
+            self._counts_as[vm] = meanwhile
         try:
             await perform(plan, self.context(task))
         finally:
-            self._rebooting.discard(vm)
+            self._counts_as.pop(vm, None)
             if vm in self.machines:
                 self.announce(Kind.VM, vm)
+        if facts.doubled is not None:
+            self.check(vm)  # now that it has one domain
 
     async def _facts(self, machine: Machine) -> checking.Facts:
         state = (await self.backend.vm.states([machine.vm]))[0]
-        live = bool(state.domids)
+        live, doubled = bool(state.domids), self.migration.crossings.doubled(machine.id)
         return checking.Facts(
             state=state,
             action=await self.backend.vm.get_action(machine.vm) if live else None,
@@ -296,8 +296,15 @@ class Control:
             device_actions=await self._device_actions(machine) if live else {},
             plugged=await self._plugged(machine) if live else {},
             given=self.migration.given(machine.id) is not None,
+            doubled=doubled,
+            twin=await self._has_twin(doubled),
             remains=not live and await self.backend.vm.remains(machine.vm),
         )
+
+    async def _has_twin(self, doubled: Crossing | None) -> bool:
+        if doubled is None or doubled.metadata is None:
+            return False
+        return bool((await self.backend.vm.states([twin_of(doubled.metadata).vm]))[0].domids)
 
     async def _device_actions(self, machine: Machine) -> dict[tuple[Kind, str], DeviceAction]:
         ask: dict[Kind, Callable[..., Awaitable[DeviceAction | None]]] = {
@@ -326,10 +333,15 @@ class Control:
             machines=self.machines,
             limits=self._limits,
             migration=self.migration,
-            announce=announce or self.announce,
+            announce=announce or self._tell,
             run_program=self._run_program,
             observe=self._observe,
         )
+
+    def _tell(self, kind: Kind, id: str, change: Change) -> None:
+        """Nobody is told of a domain that is no machine's yet."""
+        if not self.machines.is_expected(id.partition(".")[0]):
+            self.announce(kind, id, change)
 
     async def describe(self, kind: Kind, id: str) -> dict[str, Any]:
         """What an event says of an object beside its id. Raises `DoesNotExist`."""
@@ -360,8 +372,8 @@ def _same(task: str, payload: bytes, operation: Operation) -> str:
     return task
 
 
-def _running(state: VmState) -> VmState:
-    return msgspec.structs.replace(state, power_state=PowerState.RUNNING)
+def _as(state: VmState, power_state: PowerState | None) -> VmState:
+    return state if power_state is None else msgspec.structs.replace(state, power_state=power_state)
 
 
 def _done() -> "asyncio.Future[None]":

@@ -173,10 +173,10 @@ class Daemon:
             self._station.crossings.expire(older_than_s=self.settings.outcome_expiry)
             await asyncio.sleep(_HOUSEKEEPING_S)
 
-    async def look_after_given(self) -> None:
-        """Tell destinations that do not answer again and again what belongs to them, until cancelled."""
+    async def look_after_migrations(self) -> None:
+        """Bring migrations to their end that could not be so far, such as for a destination's silence, until cancelled."""
         while True:
-            for vm in self._station.crossings.given():
+            for vm in self._station.crossings.unfinished():
                 self.control.check(vm)
             await asyncio.sleep(_GIVEN_S)
 
@@ -285,7 +285,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> int:
         background = [
             asyncio.create_task(kept_up("publishing", lambda: daemon.announce.publish(bus, daemon.describe_event))),
             asyncio.create_task(kept_up("housekeeping", daemon.housekeeping)),
-            asyncio.create_task(kept_up("migrations", daemon.look_after_given)),
+            asyncio.create_task(kept_up("migrations", daemon.look_after_migrations)),
         ]
         at_end.push_async_callback(_cancel, background)
         await alone(bus, daemon.info, limit=settings.request_limit)

@@ -54,6 +54,13 @@ def full_machine(id: str = "vm-1") -> Machine:
     )
 
 
+def mobile_machine(id: str = "vm-1") -> Machine:
+    """The same without what stays with its host."""
+    machine = full_machine(id)
+    del machine.devices[Kind.PCI], machine.devices[Kind.VUSB]
+    return machine
+
+
 def plain_vm(id: str = "vm-1", name: str = "plain", memory: int = 64 * MIB) -> Vm:
     """PV, no devices."""
     boot = Direct(kernel="/boot/vmlinuz")

@@ -93,8 +93,8 @@ def migrate(session: Session) -> Done:
 
 
 def destination(text: str, ours: str) -> str:
-    """The queue of a xenopsd: in full, or HOST or HOST.INSTANCE, the instance being named as ours where none is."""
-    if text.startswith("xenops."):
+    """The queue of a xenopsd: in full, or HOST or HOST.INSTANCE, the instance being named as ours where none is; `localhost` is that one."""
+    if text == "localhost" or text.startswith("xenops."):
         return text
     host, _, instance = text.partition(".")
     return f"xenops.{host}.{instance or ours.rpartition('.')[2]}"

@@ -15,9 +15,15 @@ class MigrationApi(Migration):
         self._control, self._arrivals = control, arrivals
 
     async def offer(
-        self, id: str, source: str, metadata: Metadata, versions: list[int], compress: bool = False
+        self,
+        id: str,
+        source: str,
+        metadata: Metadata,
+        versions: list[int],
+        compress: bool = False,
+        paused: bool = False,
     ) -> Accepted:
-        return await self._arrivals.offer(id, source, metadata, versions, compress=compress)
+        return await self._arrivals.offer(id, source, metadata, versions, compress=compress, paused=paused)
 
     async def query(self, id: str, timeout: float = 0.0) -> Standing:
         return await self._arrivals.query(id, timeout)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from xenops.errors import BadPowerState, BadRequest, DeviceIsConnected, IoError
+from xenops.errors import BadPowerState, Busy, DeviceIsConnected, IoError
 from xenops.events import Change, Kind
 from xenops.interfaces.xenops import VM
 from xenops.types.disk import Disk
@@ -19,7 +19,7 @@ from xenopsd.devices import Devices
 from xenopsd.imports import read_metadata, refuse_contradictions
 from xenopsd.migration.resolution import resolve
 from xenopsd.operations import settings, steps
-from xenopsd.operations.migrate import Migrate
+from xenopsd.operations.migrate import HERE, Migrate
 from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
@@ -48,6 +48,9 @@ class VmApi(VM):
 
     async def _remove(self, id: str) -> None:
         machine = self._machines.find(id)
+        if self._control.migration.crossings.doubled(id) is not None:
+            self._control.check(id)
+            raise Busy(f"VM {id}, of whose last migration something is still cleared away,", 1000)
         state = await self._control.power_state(machine)
         if state not in (PowerState.HALTED, PowerState.SUSPENDED):
             raise BadPowerState(state.value, PowerState.HALTED.value)
@@ -129,9 +132,8 @@ class VmApi(VM):
         return await self._begin(Checkpoint(vm=id, disk=disk))
 
     async def migrate(self, id: str, destination: str, compress: bool = False) -> str:
-        if destination == self._control.migration.queue:
-            raise BadRequest("params.destination", "is this xenopsd itself; name the queue of another")
-        return await self._begin(Migrate(vm=id, destination=destination, compress=compress))
+        to = HERE if destination == self._control.migration.queue else destination
+        return await self._begin(Migrate(vm=id, destination=to, compress=compress))
 
     async def migrate_resolve(self, id: str, keep: bool) -> None:
         await resolve(self._control, id, keep=keep)

@@ -5,11 +5,13 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
+from msgspec.structs import replace
+
 from xenops.errors import Busy, DoesNotExist, Migrated, MigrationFailed, ServiceFault
 from xenops.events import Change, Kind
 from xenops.interfaces.xenops import Migration
 from xenops.types.metadata import Metadata
-from xenops.types.vm import Vm
+from xenops.types.vm import PowerState, Vm
 from xenopsd.atoms.context import Context
 from xenopsd.atoms.progress import share_of
 from xenopsd.engine.plan import Atom
@@ -31,6 +33,24 @@ def _departure(cx: Context, vm: Vm) -> Departure:
 
 
 @dataclass(frozen=True)
+class AssertMovable(Atom):
+    """Refuse what cannot be moved before anybody hears of it."""
+
+    machine: Metadata
+
+    async def do(self, cx: Context) -> None:
+        vm = self.machine.vm
+        bound = [f"PCI device {it.id} ({it.address})" for it in self.machine.pcis]
+        bound += [f"USB device {it.id} (bus {it.hostbus}, port {it.hostport})" for it in self.machine.vusbs]
+        if bound:
+            raise MigrationFailed(
+                vm.id, f"it has what stays with its host, and must be removed first: {', '.join(bound)}"
+            )
+        if (await cx.backend.vm.states([vm]))[0].nomigrate:
+            raise MigrationFailed(vm.id, "its platformdata has nomigrate, which says that it must not be")
+
+
+@dataclass(frozen=True)
 class Offer(Atom):
     """Ask the destination whether it takes the machine; it makes room at once."""
 
@@ -41,11 +61,10 @@ class Offer(Atom):
 
     async def do(self, cx: Context) -> None:
         vm = self.machine.vm
-        if (await cx.backend.vm.states([vm]))[0].nomigrate:
-            raise MigrationFailed(vm.id, "its platformdata has nomigrate, which says that it must not be")
+        paused = await cx.backend.vm.power_state(vm) is PowerState.PAUSED
         departure = cx.migration.depart(vm.id, self.to, cx.task, compress=self.compress)
         try:
-            await departure.offer(cx.migration.queue, self.machine)
+            await departure.offer(cx.migration.queue, self.machine, paused=paused)
         except BaseException:
             await self.undo(cx)
             raise
@@ -225,7 +244,9 @@ class Prepare(Atom):
         arrival, crossings = self.arrival, cx.migration.crossings
         if arrival.end.would(Message.MEMORY) is not None:
             transaction = crossings.transaction()
-            crossings.put(transaction, _in_phase(arrival.crossing, Phase.PREPARED, arrival.machine.metadata()))
+            crossings.put(
+                transaction, replace(arrival.crossing, phase=Phase.PREPARED, metadata=arrival.machine.metadata())
+            )
             transaction.then(lambda: _prepared(arrival))
             await to_the_end(transaction.commit())
         if arrival.end.would(Message.COMMIT) is None:
@@ -245,7 +266,7 @@ class TakeOver(Atom):
             return
         async with cx.machines.barring(machine.id) as revision:
             revision.put_metadata(machine.metadata())
-            cx.migration.crossings.put(revision, _in_phase(arrival.crossing, Phase.OWNED, None))
+            cx.migration.crossings.put(revision, replace(arrival.crossing, phase=Phase.OWNED, metadata=None))
             revision.then(lambda: _owned(cx, arrival))
             await to_the_end(revision.commit())
         cx.announce(Kind.VM, machine.id, Change.ADDED)
@@ -256,7 +277,7 @@ class TakeOver(Atom):
 
 @dataclass(frozen=True)
 class Tell(Atom):
-    """It runs: the source, which waits for that, may hear it."""
+    """It is what it was: the source, which waits for that, may hear it."""
 
     arrival: Arrival
 
@@ -275,7 +296,7 @@ class Settle(Atom):
 
     async def do(self, cx: Context) -> None:
         transaction = cx.migration.crossings.transaction()
-        cx.migration.crossings.put(transaction, _in_phase(self.crossing, Phase.SETTLED, None))
+        cx.migration.crossings.put(transaction, replace(self.crossing, phase=Phase.SETTLED, metadata=None))
         await to_the_end(transaction.commit())
 
 
@@ -295,7 +316,3 @@ def _owned(cx: Context, arrival: Arrival) -> None:
 
 def _active(machine: Machine) -> list[tuple[Kind, str]]:
     return [(kind, dev) for kind, each in machine.devices.items() for dev, device in each.items() if device.active]
-
-
-def _in_phase(crossing: Crossing, phase: Phase, metadata: Metadata | None) -> Crossing:
-    return Crossing(id=crossing.id, vm=crossing.vm, peer=crossing.peer, phase=phase, metadata=metadata)

@@ -184,12 +184,19 @@ class VmBackend(Protocol):
     ) -> int:
         """Send the running guest's memory, round by round, then suspend it and send the rest; how many rounds it took.
 
+        A paused guest takes no step meanwhile: its domain is shut down for suspend without it, and `resume` leaves it paused.
         `before_suspend` is awaited just before the guest is asked to. All or nothing, as `save`: afterwards the domain is shut down for
         suspend with its memory in place and nothing of its drives on the way, or a fault was raised and the guest runs on.
         """
 
     async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
-        """Build the created domain's memory from what `migrate_send` sent. Raises as `restore`, and what `inlet` raises."""
+        """Build the created domain's memory from what `migrate_send` sent; it is paused. Raises as `restore`, and what `inlet` raises."""
+
+    async def rename(self, vm: Vm, to: Vm) -> None:
+        """The domain of `vm`, with all its devices, is from now on that of `to`, which has none: at once, or not at all.
+
+        Idempotent: where `vm` has no domain there is nothing to do. Raises `AlreadyExists("domain", id)`.
+        """
 
     async def s3suspend(self, vm: Vm) -> None:
         """ACPI sleep."""

@@ -23,7 +23,7 @@ class Arrival:
         self.task: Task | None = None  # that receives it
         self.given = False  # the source has decided, and we know
         self.settled = False  # ours, and unpaused unless that failed
-        self.runs = False
+        self.runs = False  # or is paused, as it was
         self._news = asyncio.Event()
 
     @property

@@ -50,12 +50,14 @@ class Arrivals:
         self._offering = asyncio.Lock()
         self._work: set[asyncio.Task[None]] = set()
 
-    async def offer(self, id: str, source: str, metadata: Metadata, versions: list[int], *, compress: bool) -> Accepted:
+    async def offer(
+        self, id: str, source: str, metadata: Metadata, versions: list[int], *, compress: bool, paused: bool
+    ) -> Accepted:
         """Take a machine, if there is room for it. Raises `AlreadyExists`, `Busy`, `BadRequest`, `MigrationFailed`."""
         async with self._offering:
             arrival = self._arrivals.get(id)
             if arrival is None:
-                arrival = await self._begin(id, source, metadata, versions, compress=compress)
+                arrival = await self._begin(id, source, metadata, versions, compress=compress, paused=paused)
             if arrival.end.on(Message.OFFER) is None or arrival.accepted is None:
                 raise MigrationFailed(arrival.vm, "it has been received already, or given up")
             return arrival.accepted
@@ -75,17 +77,17 @@ class Arrivals:
 
     async def commit(self, id: str, timeout_s: float) -> bool:
         """It is ours; whether it runs. Raises `DoesNotExist`, and `Busy` when that is not durable in time."""
-        arrival = self._arrivals.get(id)
+        arrival, crossing = self._arrivals.get(id), self._crossings.find(id)
         if arrival is None or arrival.end.would(Message.COMMIT) is None:
-            if self._is_ours(id):
-                return True
+            if crossing is not None and self._is_ours(id):
+                return not crossing.paused
             raise DoesNotExist("migration", id)
         arrival.given = True
         arrival.tell()
         await arrival.until(lambda: arrival.runs or arrival.settled, timeout_s)
         if arrival.end.state is not Destination.OWNED:
             raise Busy(f"the store, for VM {arrival.vm},", 1000)
-        return arrival.runs
+        return arrival.runs and not arrival.crossing.paused
 
     async def abort(self, id: str) -> None:
         """Its source keeps it."""
@@ -117,7 +119,9 @@ class Arrivals:
         crossing = self._crossings.find(id)
         return crossing is not None and crossing.phase in (Phase.OWNED, Phase.SETTLED)
 
-    async def _begin(self, id: str, source: str, metadata: Metadata, versions: list[int], *, compress: bool) -> Arrival:
+    async def _begin(
+        self, id: str, source: str, metadata: Metadata, versions: list[int], *, compress: bool, paused: bool
+    ) -> Arrival:
         read_metadata(msgspec.to_builtins(metadata))  # the figures must hold
         vm = metadata.vm.id
         if (version := agreed(versions)) is None:
@@ -125,7 +129,7 @@ class Arrivals:
         if self._crossings.find(id) is not None:
             raise MigrationFailed(vm, "this migration has come to its end before")
         await self._make_room(vm)
-        crossing = Crossing(id=id, vm=vm, peer=source, phase=Phase.RECEIVING, metadata=metadata)
+        crossing = Crossing(id=id, vm=vm, peer=source, phase=Phase.RECEIVING, metadata=metadata, paused=paused)
         transaction = self._crossings.transaction()
         self._crossings.put(transaction, crossing)
         await transaction.commit()

@@ -38,12 +38,12 @@ class Departure:
         self._stopped_at = 0.0
         self.rounds, self.bytes_sent = 0, 0
 
-    async def offer(self, source: str, metadata: Metadata) -> None:
+    async def offer(self, source: str, metadata: Metadata, *, paused: bool) -> None:
         """Have it accepted. Raises `MigrationFailed`, and the destination's reasons to refuse."""
         self.end.on(Event.BEGIN)
 
         async def ask(peer: Migration) -> Accepted:
-            return await peer.offer(self.id, source, metadata, list(VERSIONS), self._compress)
+            return await peer.offer(self.id, source, metadata, list(VERSIONS), self._compress, paused)
 
         try:
             self._accepted = await self._ask(ask)

@@ -5,14 +5,16 @@ import asyncio
 from collections.abc import Awaitable
 from functools import partial
 
-from xenops.errors import DoesNotExist, Fault, Migrated
+from xenops.errors import Busy, DoesNotExist, Fault, Migrated
 from xenops.interfaces.xenops.migration import Decision
 from xenopsd.engine.tasks import Task
 from xenopsd.migration.arrival import Arrival
 from xenopsd.migration.departure import Departure
 from xenopsd.migration.door import Door, Streams
 from xenopsd.migration.handshake import SOURCE, End, Message, Source
+from xenopsd.migration.move import Move
 from xenopsd.migration.peers import Peers
+from xenopsd.store.machine import Machine, twin_of
 from xenopsd.store.machines import Machines
 from xenopsd.store.migrations import Crossing, Crossings, Phase
 
@@ -28,6 +30,7 @@ class Station:
         self.peers, self.door = Peers(), Door(streams)
         self.departures: dict[str, Departure] = {}  # by machine
         self.arrivals: dict[str, Arrival] = {}  # by migration
+        self.moves: dict[str, Move] = {}  # by machine, those within this xenopsd
 
     def attach(self, machines: Machines) -> None:
         """What was given away may not be touched, and who asks for what has left is told where it is."""
@@ -39,6 +42,11 @@ class Station:
         machines.absent = absent
         for vm in self.crossings.given():
             machines.barred[vm] = partial(absent, vm)
+        for crossing in self.crossings:
+            if crossing.phase in (Phase.BESIDE, Phase.REPLACING):
+                expect_twin(machines, crossing)
+            if crossing.phase is Phase.REPLACING:
+                machines.barred[crossing.vm] = partial(being_replaced, crossing.vm)
 
     def depart(self, vm: str, to: str, task: Task, *, compress: bool) -> Departure:
         """A machine sets out; its migration's id is never used again, as its task's is not."""
@@ -62,6 +70,17 @@ class Station:
         else:
             turn = End(SOURCE, Source.KEPT).on(Message.ASK)
         return _ANSWERS[turn.sends[0]] if turn is not None else Decision.UNDECIDED
+
+
+def expect_twin(machines: Machines, crossing: Crossing) -> None:
+    """The machine's second domain is known under a handle of its own, which nobody else may take."""
+    assert crossing.metadata is not None
+    machines.expect(Machine.from_metadata(twin_of(crossing.metadata)), partial(being_replaced, crossing.vm))
+
+
+def being_replaced(vm: str) -> Fault:
+    """Why a machine cannot be touched now."""
+    return Busy(f"VM {vm}, whose new domain takes the place of the old one,", 1000)
 
 
 async def to_the_end(work: Awaitable[None]) -> None:

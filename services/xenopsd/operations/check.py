@@ -5,6 +5,7 @@ Asked after every failure and cancellation, when a guest or the host does someth
 at start-up. The facts come in; the plan goes out.
 
     given to another host   -> tell it, and leave    whatever its domain needs
+    a second domain         -> that takes its place, if it was decided, or goes; then as if it had never been
     no domain               -> clear up what is left of it
     domain needs DISCARD    -> stop               half built or half taken away
                  POWEROFF   -> on_shutdown
@@ -15,7 +16,7 @@ at start-up. The facts come in; the plan goes out.
                  SOFTRESET  -> on_softreboot
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xenops.events import Kind
 from xenops.types.vbd import Qos
@@ -25,10 +26,11 @@ from xenopsd.atoms.hook import Reason
 from xenopsd.atoms.kind import KINDS, deactivate_all
 from xenopsd.backends.port import DeviceAction, DomainAction
 from xenopsd.engine.plan import NOTHING, BestEffort, Plan, serial
-from xenopsd.operations.migrate import finish
+from xenopsd.operations.migrate import finish, go_on, take_place, without_twin
 from xenopsd.operations.reboot import reboot
 from xenopsd.operations.shutdown import dismantle, power_off
-from xenopsd.store.machine import Machine
+from xenopsd.store.machine import Machine, twin_of
+from xenopsd.store.migrations import Crossing, Phase
 
 # Which field of a machine's record says what to do.
 ANSWERS = {
@@ -52,12 +54,16 @@ class Facts:
     plugged: dict[tuple[Kind, str], bool] = field(default_factory=dict)  # drives and interfaces of a live domain
     remains: bool = False  # of a domain that is gone
     given: bool = False  # to a destination that has not confirmed it
+    doubled: Crossing | None = None  # the migration within this xenopsd that has not come to its end
+    twin: bool = False  # there is a second domain
 
 
 def plan(machine: Machine, facts: Facts) -> Plan:
     """From what is to what may be."""
     if facts.given:
         return finish(machine)
+    if facts.doubled is not None:
+        return _undouble(machine, facts, facts.doubled)
     if not facts.state.domids:
         return _clear_up(machine, facts)
     if facts.action is DomainAction.SUSPEND:
@@ -80,9 +86,12 @@ def wanted(machine: Machine, facts: Facts) -> list[Action]:
     return actions
 
 
-def restarts(machine: Machine, facts: Facts) -> bool:
-    """Whether the plan ends with the machine running again."""
-    return bool(facts.state.domids) and Action.START in wanted(machine, facts)
+def counts_as(machine: Machine, facts: Facts) -> PowerState | None:
+    """What the machine counts as while the plan is carried out, where its domain goes and another comes."""
+    if facts.doubled is not None and facts.doubled.phase is Phase.REPLACING:
+        return PowerState.PAUSED if facts.doubled.paused else PowerState.RUNNING
+    restarts = bool(facts.state.domids) and Action.START in wanted(machine, facts)
+    return PowerState.RUNNING if restarts else None
 
 
 def _act(machine: Machine, facts: Facts, action: Action) -> Plan:
@@ -99,6 +108,14 @@ def _act(machine: Machine, facts: Facts, action: Action) -> Plan:
             return BestEffort(vm.DumpCore(machine.vm))
         case Action.SOFTREBOOT:
             return vm.SoftReset(machine.vm)
+
+
+def _undouble(machine: Machine, facts: Facts, doubled: Crossing) -> Plan:
+    """One domain of two; what the machine needs besides is asked again afterwards."""
+    assert doubled.metadata is not None
+    if doubled.phase is Phase.BESIDE:
+        return serial(without_twin(machine, doubled.metadata), plan(machine, replace(facts, doubled=None)))
+    return take_place(machine, twin_of(doubled.metadata).vm) if facts.twin else go_on(machine)
 
 
 def _clear_up(machine: Machine, facts: Facts) -> Plan:

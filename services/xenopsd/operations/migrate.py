@@ -1,32 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Move a running machine to another xenopsd: the plans of both ends, with a point of no return each.
 
-The source's is one durable write, `GiveAway`; the destination's is `Prepare`, after which it does what the source says.
+The source's is one durable write, `GiveAway`; the destination's is `Prepare`, after which it does what the source says. Within one
+xenopsd there is one plan, and one durable write, `Decide`.
 """
 
 from typing import ClassVar
 
 from xenops.events import Kind
-from xenops.types.vm import PowerState
-from xenopsd.atoms import hook, migration, pci, vm
+from xenops.types.metadata import Metadata
+from xenops.types.vm import Vm
+from xenopsd.atoms import hook, migration, pci, relocation, vm
 from xenopsd.atoms.hook import Hook, Reason
 from xenopsd.atoms.kind import deactivate_all, plug_after_device_model, plug_before_device_model
-from xenopsd.engine.plan import BestEffort, Pivot, Plan, serial
+from xenopsd.engine.plan import NOTHING, BestEffort, Pivot, Plan, serial
 from xenopsd.migration.arrival import Arrival
+from xenopsd.operations.life import LIVE
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.shutdown import dismantle
-from xenopsd.store.machine import Machine
+from xenopsd.store.machine import Machine, twin_of
+
+HERE = "localhost"  # as a destination: the same xenopsd
 
 
 class Migrate(Operation, frozen=True, kw_only=True, tag="VM.migrate"):
-    """The source's plan: the guest runs until the last of its memory, and goes on here at once when anything fails."""
+    """The source's plan: the guest runs until the last of its memory, and goes on here at once when anything fails.
 
-    needs: ClassVar = (PowerState.RUNNING,)
-    destination: str
+    One that is paused takes no step at either end.
+    """
+
+    needs: ClassVar = LIVE
+    destination: str  # a queue, or `HERE`
     compress: bool = False
 
+    @property
+    def lasts(self) -> bool:
+        return self.destination == HERE
+
     def plan(self, machine: Machine) -> Plan:
+        if self.destination == HERE:
+            return relocate(machine)
         return serial(
+            migration.AssertMovable(machine.metadata()),
             hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.SOURCE),
             migration.Offer(machine.metadata(), self.destination, self.compress),
             migration.Send(machine.vm),
@@ -36,6 +51,48 @@ class Migrate(Operation, frozen=True, kw_only=True, tag="VM.migrate"):
             migration.Deliver(machine.vm),
             leave(machine),
         )
+
+
+def relocate(machine: Machine) -> Plan:
+    """To a new domain of the same xenopsd; a failure before the decision leaves the old one as it was."""
+    metadata = twin_of(machine.metadata())
+    twin = Machine.from_metadata(metadata)
+    return serial(
+        migration.AssertMovable(machine.metadata()),
+        hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.SOURCE),
+        hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.DESTINATION),
+        relocation.Begin(machine.metadata()),
+        vm.Create(metadata),
+        relocation.Transfer(machine.vm, metadata),
+        plug_before_device_model(twin, restoring=True),
+        vm.CreateDeviceModel(metadata, restoring=True),
+        plug_after_device_model(twin),
+        vm.Complete(twin.vm),
+        relocation.Decide(machine.vm),
+        Pivot("the machine is the new domain from here"),
+        take_place(machine, twin.vm),
+        BestEffort(hook.Run(Hook.POST_MIGRATE, machine.vm, Reason.DESTINATION)),
+    )
+
+
+def take_place(machine: Machine, twin: Vm) -> Plan:
+    """It is decided: the old domain goes, and the new one is the machine's; any number of times, up to `TakePlace`."""
+    return serial(
+        dismantle(machine),
+        BestEffort(hook.Run(Hook.POST_DESTROY, machine.vm, Reason.SOURCE)),
+        relocation.TakePlace(machine.vm, twin),
+        go_on(machine),
+    )
+
+
+def go_on(machine: Machine) -> Plan:
+    """The new domain is the machine's already."""
+    return serial(relocation.GoOn(machine.vm), relocation.Settle(machine.vm))
+
+
+def without_twin(machine: Machine, metadata: Metadata) -> Plan:
+    """It was not decided: nothing of a second domain stays."""
+    return serial(give_up(Machine.from_metadata(twin_of(metadata))), relocation.Drop(machine.vm))
 
 
 def finish(machine: Machine) -> Plan:
@@ -72,10 +129,10 @@ def arrive(arrival: Arrival) -> Plan:
 
 
 def settle(arrival: Arrival) -> Plan:
-    """The source has decided: the machine is ours, and runs."""
+    """The source has decided: the machine is ours, and runs, or stays paused."""
     return serial(
         migration.TakeOver(arrival),
-        vm.Unpause(arrival.machine.vm),
+        NOTHING if arrival.crossing.paused else vm.Unpause(arrival.machine.vm),
         migration.Tell(arrival),
         BestEffort(hook.Run(Hook.POST_MIGRATE, arrival.machine.vm, Reason.DESTINATION)),
         migration.Settle(arrival.machine.vm, arrival.crossing),

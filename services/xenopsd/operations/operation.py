@@ -23,6 +23,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="operation"
     vm: str
 
     @property
+    def lasts(self) -> bool:
+        """Whether the machine counts as what it is from beginning to end, though its domain goes and another comes."""
+        return False
+
+    @property
     def name(self) -> str:
         """The operation's name, as tasks show it."""
         return str(self.__struct_config__.tag)

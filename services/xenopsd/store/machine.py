@@ -3,6 +3,9 @@
 
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from uuid import UUID, uuid5
+
+from msgspec.structs import replace
 
 from xenops.errors import DoesNotExist
 from xenops.events import Kind
@@ -17,6 +20,7 @@ from xenops.types.vusb import Vusb
 D = TypeVar("D", Vbd, Vif, Pci, Vusb, Vgpu)
 AnyDevice = Vbd | Vif | Pci | Vusb | Vgpu
 
+_TWINS = UUID("0d4e3a52-8c1f-4a5b-9c57-6f2c7a1b9e10")
 RECORDS: dict[Kind, type[Any]] = {Kind.VBD: Vbd, Kind.VIF: Vif, Kind.PCI: Pci, Kind.VUSB: Vusb, Kind.VGPU: Vgpu}
 
 
@@ -28,6 +32,24 @@ def vm_key(id: str) -> tuple[str, ...]:
 def device_key(vm: str, kind: Kind, dev: str) -> tuple[str, ...]:
     """What the seal of a device's record holds beside it."""
     return "devices", "body", vm, kind.value, dev
+
+
+def twin_of(metadata: Metadata) -> Metadata:
+    """The same machine under an id of its own, always the same one: its second domain needs a handle while there are two."""
+    id = str(uuid5(_TWINS, metadata.vm.id))
+
+    def renamed(records: list[D]) -> list[D]:
+        return [replace(record, id=replace(record.id, vm=id)) for record in records]
+
+    return replace(
+        metadata,
+        vm=replace(metadata.vm, id=id),
+        vbds=renamed(metadata.vbds),
+        vifs=renamed(metadata.vifs),
+        pcis=renamed(metadata.pcis),
+        vgpus=renamed(metadata.vgpus),
+        vusbs=renamed(metadata.vusbs),
+    )
 
 
 @dataclass(slots=True)

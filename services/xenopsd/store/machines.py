@@ -84,6 +84,10 @@ class Machines:
         self._arriving[machine.id] = machine
         self.barred[machine.id] = why_barred
 
+    def is_expected(self, id: str) -> bool:
+        """Whether it is on its way to us, and nobody knows of it."""
+        return id in self._arriving
+
     def arrived(self, id: str) -> None:
         """It is registered, or does not come."""
         self._arriving.pop(id, None)

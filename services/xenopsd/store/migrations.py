@@ -31,6 +31,10 @@ class Phase(Enum):
     PREPARED = "prepared"  # at the destination: the source decides
     OWNED = "owned"  # at the destination: ours, and to be unpaused
     SETTLED = "settled"  # at the destination: done; kept for a while, to answer a source that asks again
+    BESIDE = (
+        "beside"  # within one xenopsd: a second domain is made beside the first, and must be cleared up, should we die
+    )
+    REPLACING = "replacing"  # within one xenopsd: the decision; the second domain takes the place of the first
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,10 +42,13 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     vm: str
-    peer: str  # the other end's queue
+    peer: str  # the other end's queue; ours, within one xenopsd
     phase: Phase
     at: int = 0  # seconds
-    metadata: Metadata | None = None  # at the destination, until the machine is registered
+    metadata: Metadata | None = (
+        None  # at the destination, until the machine is registered; within one, what it shall be
+    )
+    paused: bool = False  # and so it stays
 
 
 class Crossings:
@@ -51,6 +58,7 @@ class Crossings:
         self._database = database
         self._known: dict[str, Crossing] = {}
         self._left: dict[str, Crossing] = {}  # by machine, the last time that it was given away
+        self._doubled: dict[str, Crossing] = {}  # by machine, those that have two domains here
         for id, body in database.rows("SELECT id, body FROM migrations ORDER BY at"):
             try:
                 self._keep(msgspec.msgpack.decode(unseal(body, *_key(id)), type=Crossing))
@@ -64,6 +72,14 @@ class Crossings:
     def left(self, vm: str) -> Crossing | None:
         """The migration by which the machine left, or is leaving for good."""
         return self._left.get(vm)
+
+    def doubled(self, vm: str) -> Crossing | None:
+        """The migration within this xenopsd for which the machine has, or may have, a second domain."""
+        return self._doubled.get(vm)
+
+    def unfinished(self) -> list[str]:
+        """The machines for which something is left to do, until it is done."""
+        return [*self.given(), *self._doubled]
 
     def given(self) -> list[str]:
         """The machines whose destinations have not confirmed that they have them."""
@@ -93,16 +109,21 @@ class Crossings:
                 self._forget(crossing.id)
 
     def _keep(self, crossing: Crossing) -> None:
+        self._forget(crossing.id)
         self._known[crossing.id] = crossing
         if crossing.phase in (Phase.GIVEN, Phase.GONE):
             self._left[crossing.vm] = crossing
         elif crossing.phase in (Phase.OWNED, Phase.SETTLED):
             self._left.pop(crossing.vm, None)  # it has come back
+        elif crossing.phase in (Phase.BESIDE, Phase.REPLACING):
+            self._doubled[crossing.vm] = crossing
 
     def _forget(self, id: str) -> None:
         gone = self._known.pop(id, None)
         if gone is not None and (left := self._left.get(gone.vm)) is not None and left.id == id:
             del self._left[gone.vm]
+        if gone is not None and (doubled := self._doubled.get(gone.vm)) is not None and doubled.id == id:
+            del self._doubled[gone.vm]
 
     def __iter__(self) -> Iterator[Crossing]:
         return iter(tuple(self._known.values()))

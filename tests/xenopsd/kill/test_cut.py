@@ -12,14 +12,12 @@ from tests.xenopsd.kill.cases import Case, of_sample
 from tests.xenopsd.kill.lab import Lab, MortalStack, running
 from tests.xenopsd.kill.mortal import CUTTER, Death
 from tests.xenopsd.kill.story import devices_are_whole, prepare, stat, usable
-from tests.xenopsd.machines import full_machine
 from tests.xenopsd.steps.samples import ALL, HALTED, Sample, samples
 from xenops.events import Kind
 from xenops.types.disk import Local
 from xenops.types.task import Failed
 
 VM = "cut-1"
-MACHINE = full_machine(VM)
 
 
 def points(turn: int, sample: Sample, *, everything: bool = ALL) -> list[int]:
@@ -86,8 +84,8 @@ def test_cut(name: str, place: int, at: At) -> None:
 
 async def tell(lab: CutLab, sample: Sample, case: Case, image: Local, death: Death) -> None:
     xenops, cuts = lab.xenops, lab.cuts
-    await xenops.VM.import_metadata(msgspec.to_builtins(MACHINE.metadata()))
-    await prepare(lab, case, MACHINE, image)
+    await xenops.VM.import_metadata(msgspec.to_builtins(sample.machine.metadata()))
+    await prepare(lab, case, sample.machine, image)
     token = await xenops.UPDATES.last_id()
     id = await lab.ask_until_answered(case.method, case.args, death.words)
     task = await lab.ended(id)
@@ -97,12 +95,12 @@ async def tell(lab: CutLab, sample: Sample, case: Case, image: Local, death: Dea
     state = await stat(lab, VM)
     assert state.power_state is sample.after()
     if not sample.broken:
-        await devices_are_whole(lab, MACHINE, live=bool(state.domids), but=case.dev)
+        await devices_are_whole(lab, sample.machine, live=bool(state.domids), but=case.dev)
     news = await xenops.UPDATES.get(token, 5.0)
     assert not news.resync, "the daemon lived on, and so does its stream"
     assert {(Kind.VM, VM), (Kind.TASK, id)} <= {(it.kind, it.id) for it in news.updates}
     await xenops.Task.destroy(id)
     if state.power_state is not HALTED and sample.broken:
         await xenops.finished(await xenops.VM.shutdown(VM))
-    await usable(lab, case, MACHINE, image)
+    await usable(lab, case, sample.machine, image)
     await xenops.VM.remove(VM)

@@ -11,22 +11,22 @@ from tests.xenopsd.kill.cases import Case, of_sample
 from tests.xenopsd.kill.lab import Lab, MortalStack, running
 from tests.xenopsd.kill.mortal import Death
 from tests.xenopsd.kill.story import tell
-from tests.xenopsd.machines import full_machine
 from tests.xenopsd.steps.samples import ALL, samples
 from xenops.types.disk import Local
+from xenopsd.store.machine import Machine
 
 VM = "mortal-1"
-MACHINE = full_machine(VM)
 
 
-def all_of(image: Local) -> dict[str, Case]:
-    return {sample.name: of_sample(sample) for sample in samples(VM, image)}
+def the(name: str, image: Local) -> tuple[Case, Machine]:
+    sample = next(it for it in samples(VM, image) if it.name == name)
+    return of_sample(sample), sample.machine
 
 
 POINTS = [
     (sample.name, death)
     for turn, sample in enumerate(samples(VM, Local(path="/")))
-    for place, death in enumerate(of_sample(sample).deaths(MACHINE))
+    for place, death in enumerate(of_sample(sample).deaths(sample.machine))
     if ALL or (turn + place) % 12 == 0
 ]
 At = tuple[asyncio.Runner, Lab]
@@ -58,6 +58,6 @@ def test_killed(name: str, death: Death, at: At) -> None:
 
     async def bounded() -> bool:
         async with asyncio.timeout(50):
-            return await tell(lab, all_of(image)[name], MACHINE, image, death)
+            return await tell(lab, *the(name, image), image, death)
 
     assert runner.run(bounded()), "xenopsd did not die there"

@@ -59,7 +59,7 @@ class Host:
         await self.daemon.begin()
         self._background = [
             asyncio.create_task(self.daemon.announce.publish(self._ours, self.daemon.describe_event)),
-            asyncio.create_task(self.daemon.look_after_given()),
+            asyncio.create_task(self.daemon.look_after_migrations()),
         ]
         self._serving = await self._ours.serve(self.queue, self.daemon.dispatcher(asyncio.Event()).answer)
 

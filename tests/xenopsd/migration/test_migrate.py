@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.xenopsd.machines import full_machine, plain_vm
+from tests.xenopsd.machines import full_machine, mobile_machine, plain_vm
 from tests.xenopsd.migration.pair import Host, two
-from xenops.errors import BadRequest, Busy, Migrated, MigrationFailed, ProgramFailed
+from xenops.errors import Busy, Migrated, MigrationFailed, ProgramFailed
 from xenops.types.process import Ended, Program
 from xenops.types.vm import PowerState
 
 VM = "vm-1"
-RUNNING, HALTED = PowerState.RUNNING, PowerState.HALTED
+RUNNING, PAUSED, HALTED = PowerState.RUNNING, PowerState.PAUSED, PowerState.HALTED
 
 
 def with_two(path: Path, work: Callable[[Host, Host], Awaitable[None]], **settings: Any) -> None:
@@ -29,7 +29,7 @@ def with_two(path: Path, work: Callable[[Host, Host], Awaitable[None]], **settin
 
 async def started(host: Host, *, full: bool = False) -> None:
     if full:
-        await host.xenops.VM.import_metadata(msgspec.to_builtins(full_machine(VM).metadata()))
+        await host.xenops.VM.import_metadata(msgspec.to_builtins(mobile_machine(VM).metadata()))
     else:
         await host.xenops.VM.add(plain_vm(VM))
     await host.xenops.finished(await host.xenops.VM.start(VM, paused=False))
@@ -67,6 +67,71 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     with_two(tmp_path, work)
 
 
+@pytest.mark.parametrize("name", ["localhost", "xenops.here.simulator"])
+@pytest.mark.parametrize("paused", [False, True])
+def test_to_a_new_domain_of_the_same_host(name: str, paused: bool, tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here, full=True)
+        if paused:
+            await here.xenops.finished(await here.xenops.VM.pause(VM))
+        for _ in range(2):
+            before = (await here.xenops.VM.stat(VM)).state
+            result = await here.xenops.finished(await here.xenops.VM.migrate(VM, name))
+            assert result["destination"] == here.queue
+            assert result["running"] is not paused
+            assert result["bytes"] > 1 << 20
+            after = (await here.xenops.VM.stat(VM)).state
+            assert after.power_state is before.power_state is (PAUSED if paused else RUNNING)
+            assert len(after.domids) == 1
+            assert after.domids != before.domids
+        drives = await here.xenops.VBD.list(VM)
+        assert all(drive.state.plugged and drive.state.active for drive in drives)
+        assert [each.vm.id for each in await here.xenops.VM.list()] == [VM]
+        if not paused:
+            await migrated(here, there)  # elsewhere as ever
+            assert await there.is_whole(VM)
+            return
+        await here.xenops.finished(await here.xenops.VM.unpause(VM))
+        assert await here.is_whole(VM)
+        await here.xenops.finished(await here.xenops.VM.shutdown(VM))
+        stat = await here.xenops.HOST.stat()
+        assert stat.memory_free == stat.memory_total
+
+    with_two(tmp_path, work)
+
+
+def test_what_is_paused_arrives_paused(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here, full=True)
+        await here.xenops.finished(await here.xenops.VM.pause(VM))
+        for source, destination in ((here, there), (there, here)):
+            result = await migrated(source, destination)
+            assert result["running"] is False
+            assert await source.power_state(VM) is None
+            assert await destination.power_state(VM) is PAUSED
+        await here.xenops.finished(await here.xenops.VM.unpause(VM))
+        assert await here.power_state(VM) is RUNNING
+        assert await here.is_whole(VM)
+
+    with_two(tmp_path, work)
+
+
+@pytest.mark.parametrize("to", ["localhost", "xenops.there.simulator"])
+def test_what_stays_with_its_host_is_refused_by_name(to: str, tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        machine = full_machine(VM)
+        await here.xenops.VM.import_metadata(msgspec.to_builtins(machine.metadata()))
+        await here.xenops.finished(await here.xenops.VM.start(VM, paused=False))
+        with pytest.raises(MigrationFailed) as refused:
+            await here.xenops.finished(await here.xenops.VM.migrate(VM, to))
+        for device in (*machine.metadata().pcis, *machine.metadata().vusbs):
+            assert str(device.id) in str(refused.value)
+        assert await here.power_state(VM) is RUNNING
+        assert await there.power_state(VM) is None
+
+    with_two(tmp_path, work)
+
+
 def test_a_busy_guest_takes_several_rounds(tmp_path: Path) -> None:
     async def work(here: Host, there: Host) -> None:
         await started(here)
@@ -81,8 +146,6 @@ def test_a_busy_guest_takes_several_rounds(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     async def work(here: Host, there: Host) -> None:
         await started(here)
-        with pytest.raises(BadRequest):
-            await here.xenops.VM.migrate(VM, here.queue)
         with pytest.raises(MigrationFailed, match="does not answer"):
             await here.xenops.finished(await here.xenops.VM.migrate(VM, "xenops.nowhere.simulator"))
         await there.xenops.VM.add(plain_vm(VM))

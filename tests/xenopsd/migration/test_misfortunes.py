@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.xenopsd.machines import full_machine
+from tests.xenopsd.machines import mobile_machine
 from tests.xenopsd.migration.meddling import Harm, Misfortunes, Stream
 from tests.xenopsd.migration.pair import Host, two
 from xenops.errors import Migrated
@@ -25,7 +25,7 @@ Play = Callable[[Host, Host, Misfortunes], Awaitable[None]]
 
 
 async def started(host: Host, machine: Machine | None = None) -> None:
-    metadata = (machine or full_machine(VM)).metadata()
+    metadata = (machine or mobile_machine(VM)).metadata()
     await host.xenops.VM.import_metadata(msgspec.to_builtins(metadata))
     await host.xenops.finished(await host.xenops.VM.start(VM, paused=False))
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """At every step of both ends' plans one of them dies, the step fails, or somebody cancels; the machine ends with exactly one.
 
-The steps are read off the plans: a step that is added is met by itself. `EVERY_STEP=1 pytest` takes all of them rather than a sample.
+The steps are read off the plans: a step that is added is met by itself. `make test-crash` takes all of them rather than a sample.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.xenopsd.machines import full_machine
+from tests.xenopsd.machines import mobile_machine
 from tests.xenopsd.migration.pair import Host, two
 from tests.xenopsd.migration.test_misfortunes import VM, asked, in_order, started
+from tests.xenopsd.steps.samples import ALL
 from xenops.errors import IoError
 from xenops.events import Kind
 from xenops.types.vm import PowerState
@@ -36,7 +36,7 @@ def name_of(atom: Atom) -> str:
 
 def small_machine() -> Machine:
     """With a device of each kind, and no second one: what differs from step to step."""
-    machine = full_machine(VM)
+    machine = mobile_machine(VM)
     for kind, dev in ((Kind.VBD, "xvda"), (Kind.VIF, "0")):
         machine.devices[kind] = {dev: machine.devices[kind][dev]}
     return machine
@@ -51,7 +51,7 @@ PLANS = {
 STEPS = [
     (end, name) for end, plans in PLANS.items() for name in dict.fromkeys(name_of(a) for p in plans for a in atoms(p))
 ]
-if not os.environ.get("EVERY_STEP"):  # a sample: those that decide, and some of the others
+if not ALL:  # a sample: those that decide, and some of the others
     STEPS = [each for n, each in enumerate(STEPS) if n % 6 == 0 or each[1].startswith("migration.")]
 IDS = [f"{end}-{name}" for end, name in STEPS]
 

@@ -3,11 +3,10 @@
 
 The other end is played by this test, which may say anything at any time. After each step the real end must be in the state
 that the table says, its guest may run only where the table says so, and it must say what the table says.
-`EVERY_STEP=1 pytest` takes longer ways.
+`make test-crash` takes longer ways.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from tests.xenopsd.machines import plain_vm
 from tests.xenopsd.migration.meddling import Misfortunes
 from tests.xenopsd.migration.pair import Host, two
+from tests.xenopsd.steps.samples import ALL
 from xenops.errors import Fault
 from xenops.interfaces.xenops import Migration
 from xenops.interfaces.xenops.migration import Decision, Standing
@@ -63,7 +63,7 @@ def ways(length: int) -> Iterator[tuple[Word, ...]]:
             waiting.append((*way, word))
 
 
-WAYS = list(ways(4 if os.environ.get("EVERY_STEP") else 3))
+WAYS = list(ways(4 if ALL else 3))
 
 
 class FakeSource:

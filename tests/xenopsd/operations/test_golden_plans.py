@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from tests.xenopsd.machines import full_machine
+from tests.xenopsd.machines import full_machine, mobile_machine
 from xenops.events import Kind
 from xenops.types.disk import Local
 from xenops.types.network import Bridge
@@ -18,7 +18,7 @@ from xenopsd.engine.plan import draw
 from xenopsd.migration.arrival import Arrival
 from xenopsd.migration.handshake import Destination
 from xenopsd.operations import catalog, check, devices, migrate, settings, steps
-from xenopsd.operations.migrate import Migrate
+from xenopsd.operations.migrate import HERE, Migrate
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.shutdown import Shutdown
@@ -42,6 +42,7 @@ OPERATIONS: list[Operation] = [
     Checkpoint(vm=VM, disk=DISK),
     FastResume(vm=VM),
     Migrate(vm=VM, destination="xenops.there.simulator"),
+    Migrate(vm=VM, destination=HERE),
     steps.Destroy(vm=VM),
     steps.Create(vm=VM),
     steps.Build(vm=VM),
@@ -78,6 +79,7 @@ OPERATIONS: list[Operation] = [
 
 def name(operation: Operation) -> str:
     extra = "-clean" if getattr(operation, "delay", None) is not None else ""
+    extra += "-here" if operation == Migrate(vm=VM, destination=HERE) else ""
     return operation.name + extra + ("-running" if operation == Start(vm=VM, paused=False) else "")
 
 
@@ -140,3 +142,14 @@ def test_golden_arrival() -> None:
         VmState(power_state=PowerState.SUSPENDED, domids=[7]), DomainAction.SUSPEND, 0, 0, 0, given=True
     )
     compare("check-given.txt", draw(check.plan(machine, facts)))
+
+
+@pytest.mark.parametrize("phase", [Phase.BESIDE, Phase.REPLACING], ids=lambda phase: phase.value)
+@pytest.mark.parametrize("twin", [True, False])
+def test_golden_second_domain(phase: Phase, twin: bool) -> None:
+    machine = mobile_machine()
+    crossing = Crossing(id="m", vm=VM, peer="xenops.here.simulator", phase=phase, metadata=machine.metadata())
+    state = VmState(power_state=PowerState.SUSPENDED, domids=[7])
+    facts = check.Facts(state, DomainAction.SUSPEND, 0, 0, 0, doubled=crossing, twin=twin)
+    vanished = "" if twin or phase is Phase.BESIDE else "-gone"
+    compare(f"check-{phase.value}{vanished}.txt", draw(check.plan(machine, facts)))

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from tests.xenopsd.machines import full_machine
+from tests.xenopsd.machines import full_machine, mobile_machine
 from xenops.derive.catalogue import all_methods
 from xenops.events import Kind
 from xenops.idl import Method
@@ -19,16 +19,15 @@ from xenops.types.vif import Dhcp4, Disabled, Unspecified6
 from xenops.types.vm import MIB, PowerState
 from xenopsd.engine.plan import Atom, BestEffort, Parallel, Plan, Serial, atoms, cancellable
 from xenopsd.operations import catalog, devices, settings, steps
+from xenopsd.operations.migrate import HERE, Migrate
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
 from xenopsd.operations.suspend import Checkpoint, FastResume, Resume, Suspend
+from xenopsd.store.machine import Machine
 
 HALTED, RUNNING, PAUSED, SUSPENDED = PowerState.HALTED, PowerState.RUNNING, PowerState.PAUSED, PowerState.SUSPENDED
-# Operations whose steps are walked elsewhere, by name, and where: those that take two daemons.
-# Operations that need another xenopsd: where both ends meet every harm.
-ELSEWHERE: dict[str, str] = {"Migrate": "tests/xenopsd/migration/test_steps.py"}
 PATIENT_S = 60.0  # for guests that are asked
 
 
@@ -51,9 +50,15 @@ class Sample:
     untaken: tuple[str, ...] = ()
 
     @property
+    def machine(self) -> Machine:
+        """With a device of every kind that the operation can do with."""
+        make = mobile_machine if isinstance(self.operation, Migrate) else full_machine
+        return make(self.operation.vm)
+
+    @property
     def plan(self) -> Plan:
-        """Its plan for the full machine."""
-        return self.operation.plan(full_machine(self.operation.vm))
+        """Its plan for that machine."""
+        return self.operation.plan(self.machine)
 
     @property
     def places(self) -> list[tuple[str, int]]:
@@ -145,6 +150,9 @@ def _life(vm: str, image: Local) -> list[Sample]:
         Sample("resume", Resume(vm=vm, disk=image), SUSPENDED, (whole,)),
         Sample("resume-running", Resume(vm=vm, disk=image, paused=False), SUSPENDED, (whole, runs)),
         Sample("fast-resume", FastResume(vm=vm), refused="BadPowerState", untaken=("vm.Resume",)),
+        # Between two xenopsds: tests/xenopsd/migration/test_steps.py
+        Sample("migrate-here", Migrate(vm=vm, destination=HERE), RUNNING, (("relocation.Decide", RUNNING),)),
+        Sample("migrate-here-paused", Migrate(vm=vm, destination=HERE), PAUSED, (("relocation.Decide", PAUSED),)),
         Sample("destroy", steps.Destroy(vm=vm), RUNNING, (("vm.Destroy", HALTED),)),
     ]
 
@@ -206,7 +214,7 @@ def _settings(vm: str) -> list[Sample]:
 
 def without_sample() -> list[str]:
     """The operations that nobody walks."""
-    known = {type(sample.operation).__name__ for sample in samples("vm", Local(path="/"))} | set(ELSEWHERE)
+    known = {type(sample.operation).__name__ for sample in samples("vm", Local(path="/"))}
     return sorted({operation.__name__ for operation in get_args(catalog.AnyOperation)} - known)
 
 

@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 from tests.xenopsd.daemon import running
-from tests.xenopsd.machines import full_machine
 from tests.xenopsd.steps.ordeals import ORDEALS, STRAND, TAKEN, Ordeal
 from tests.xenopsd.steps.samples import HALTED, PAUSED, RUNNING, SUSPENDED, Sample, is_walked, samples
 from xenops.bus.port import Message
@@ -173,7 +172,7 @@ async def undergo(lab: Lab, sample: Sample, place: int, ordeal: Ordeal) -> None:
 
 async def prepare(lab: Lab, sample: Sample) -> None:
     vm, xenops = sample.operation.vm, lab.xenops
-    await xenops.VM.import_metadata(msgspec.to_builtins(full_machine(vm).metadata()))
+    await xenops.VM.import_metadata(msgspec.to_builtins(sample.machine.metadata()))
     if sample.before is not HALTED and not sample.broken:
         await xenops.finished(await xenops.VM.start(vm, paused=sample.before is PAUSED))
     if sample.before is SUSPENDED:

@@ -17,16 +17,16 @@ _PAGES, _STATE = b"P", b"S"
 
 async def send_live(domain: Domain, outlet: Outlet, progress: Progress) -> tuple[set[int], int]:
     """Send pages until few are left or it makes no sense to go on; those left, and how many rounds it took."""
-    ram, rounds, dirty = domain.ram, 0, set(range(domain.ram.pages))
+    ram, rounds, dirty, paused = domain.ram, 0, set(range(domain.ram.pages)), domain.paused
     while True:
         rounds += 1
         began, written = time.monotonic(), set[int]()
         for chunk in ram.chunks(dirty):
             await outlet.send(_PAGES + chunk)
-            if not domain.runs:  # it has stopped by itself meanwhile
+            if not (domain.runs or (paused and domain.shutdown is None)):  # it has stopped by itself meanwhile
                 raise FailedToSuspend(domain.vm, 0.0)
             now = time.monotonic()
-            written |= ram.run(now - began)
+            written |= set() if paused else ram.run(now - began)
             began = now
         progress(0.9 * (1 - len(written) / max(1, ram.pages)))
         if len(written) <= _FEW_PAGES or rounds == _MOST_ROUNDS or len(written) >= len(dirty):

@@ -30,10 +30,10 @@ from xenopsd.backends.simulator import passage
 from xenopsd.backends.simulator.injection import Gate, Noun, gated
 from xenopsd.backends.simulator.world import guest, image
 from xenopsd.backends.simulator.world.domain import ACTION_OF_CODE, Domain, ShutdownCode, Suspended, kind_of
+from xenopsd.backends.simulator.world.state import power_state_of, render
 from xenopsd.backends.simulator.world.world import World
 
 _SUSPENDED = VmState(power_state=PowerState.SUSPENDED)
-_TRUE = ("1", "true", "yes", "on")
 
 
 class SimulatedVm(Noun):
@@ -183,7 +183,10 @@ class SimulatedVm(Noun):
         left, rounds = await passage.send_live(domain, outlet, progress)
         await before_suspend()
         try:
-            await self._suspend(vm)
+            if domain.paused:
+                self._world.stop_paused(domain)
+            else:
+                await self._suspend(vm)
             await passage.send_rest(domain, left, outlet)
         except BaseException:
             self._world.wake(vm.id)
@@ -201,10 +204,14 @@ class SimulatedVm(Noun):
         progress(1.0)
 
     @gated
+    async def rename(self, vm: Vm, to: Vm) -> None:
+        self._world.rename(vm.id, to)
+
+    @gated
     async def resume(self, vm: Vm) -> None:
         domain = self._world.domain(vm.id)
         if domain.shutdown is not ShutdownCode.SUSPEND:
-            raise BadPowerState(_power_state(domain).value, PowerState.SUSPENDED.value)
+            raise BadPowerState(power_state_of(domain).value, PowerState.SUSPENDED.value)
         self._world.wake(vm.id)
         self._world.suspend(vm.id, None)
 
@@ -328,7 +335,7 @@ class SimulatedVm(Noun):
         domain.booted, domain.vcpus, domain.timeoffset = saved.booted, saved.vcpus, saved.timeoffset
         domain.guest, domain.console = saved.guest, saved.console
         domain.ram, domain.behaviour = saved.ram, saved.behaviour
-        shown = guest.wake(domain)
+        shown = guest.wake(domain, unaware=saved.paused)
         self._finish_building(domain)
         self._world.screens.show(domain.domid, shown)
 
@@ -350,7 +357,7 @@ class SimulatedVm(Noun):
         domain = self._world.find(vm)
         if domain is None:
             return _SUSPENDED if vm in self._world.suspended else HALTED
-        state = _render(domain, self._world)
+        state = render(domain, self._world)
         self._world.states[vm] = state
         return state
 
@@ -363,37 +370,3 @@ async def _to_the_end(write: Callable[[Path, Domain], int], path: Path, domain: 
     except asyncio.CancelledError:
         await asyncio.wait([writing])
         raise
-
-
-def _render(domain: Domain, world: World) -> VmState:
-    return VmState(
-        power_state=_power_state(domain),
-        domids=[domain.domid],
-        consoles=world.screens.consoles(domain.domid),
-        memory_target=domain.target_kib << 10,
-        memory_actual=domain.target_kib << 10 if domain.built else 0,
-        memory_limit=domain.static_max_kib << 10,
-        vcpu_target=domain.vcpus,
-        shadow_multiplier_target=domain.shadow_multiplier,
-        rtc_timeoffset=domain.timeoffset,
-        guest_agent=domain.guest,
-        xsdata_state=domain.xsdata,
-        pv_drivers_detected=domain.booted,
-        last_start_time=domain.created_ms,
-        hvm=domain.hvm,
-        domain_type=domain.kind,
-        nomigrate=_truth(domain, "nomigrate"),
-        nested_virt=_truth(domain, "nested-virt"),
-        featureset=domain.platform.get("featureset", ""),
-    )
-
-
-def _power_state(domain: Domain) -> PowerState:
-    """One that shut down by itself counts as running until somebody has seen to it."""
-    if domain.shutdown is ShutdownCode.SUSPEND:
-        return PowerState.SUSPENDED
-    return PowerState.PAUSED if domain.paused else PowerState.RUNNING
-
-
-def _truth(domain: Domain, key: str) -> bool:
-    return domain.platform.get(key, "").lower() in _TRUE

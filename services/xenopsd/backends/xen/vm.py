@@ -117,6 +117,9 @@ class XenVm:
     async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
         raise Unimplemented("vm.migrate_receive")
 
+    async def rename(self, vm: Vm, to: Vm) -> None:
+        raise Unimplemented("vm.rename")
+
     async def s3suspend(self, vm: Vm) -> None:
         await guest.s3suspend(self._world, vm)
 

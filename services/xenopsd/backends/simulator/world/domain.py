@@ -8,6 +8,7 @@ from enum import Enum
 
 import msgspec
 from msgspec import UNSET, Struct, field
+from msgspec.structs import replace
 
 from xenops.types.disk import Disk
 from xenops.types.pci import Pci
@@ -183,6 +184,20 @@ def new_domain(vm: Vm, domid: int, now_ms: int, behaviour: Behaviour) -> Domain:
         xsdata=vm.xsdata,
         behaviour=behaviour,
     )
+
+
+def hand_over(domain: Domain, to: Vm) -> None:
+    """From now on it is that machine's, and so are its devices."""
+    domain.vm, domain.name = to.id, to.name
+    for drive in domain.vbds.values():
+        drive.vbd = replace(drive.vbd, id=replace(drive.vbd.id, vm=to.id))
+    for nic in domain.vifs.values():
+        nic.vif = replace(nic.vif, id=replace(nic.vif.id, vm=to.id))
+    for function in domain.pcis.values():
+        function.pci = replace(function.pci, id=replace(function.pci.id, vm=to.id))
+    for device in domain.vusbs.values():
+        device.vusb = replace(device.vusb, id=replace(device.vusb.id, vm=to.id))
+    domain.vgpus = {dev: replace(vgpu, id=replace(vgpu.id, vm=to.id)) for dev, vgpu in domain.vgpus.items()}
 
 
 def kind_of(ty: BuilderInfo) -> DomainType:

@@ -71,10 +71,10 @@ def boot(domain: Domain) -> bytes:
     )
 
 
-def wake(domain: Domain) -> bytes:
-    """The guest goes on where it was suspended."""
+def wake(domain: Domain, *, unaware: bool = False) -> bytes:
+    """The guest goes on where it was suspended; one that was paused then knows of nothing."""
     domain.shutdown = None
-    return domain.show("PM: suspend exit\n")
+    return b"" if unaware else domain.show("PM: suspend exit\n")
 
 
 def acknowledge(domain: Domain) -> bytes:

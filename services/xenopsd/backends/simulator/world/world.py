@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from xenops.errors import DoesNotExist, DomainNotBuilt, NotEnoughMemory
+from xenops.errors import AlreadyExists, DoesNotExist, DomainNotBuilt, NotEnoughMemory
 from xenops.events import Kind
 from xenops.types.console import Console
 from xenops.types.vm import DomainType, Vm, VmState
@@ -23,6 +23,7 @@ from xenopsd.backends.simulator.world.domain import (
     HostFacts,
     ShutdownCode,
     Suspended,
+    hand_over,
     new_domain,
 )
 from xenopsd.backends.simulator.world.memory import overhead_kib
@@ -138,6 +139,19 @@ class World:
         self._shelf.drop("domain", str(domain.domid))
         self._touch(vm)
 
+    def rename(self, vm: str, to: Vm) -> None:
+        """The domain of one machine is another's from now on. Idempotent. Raises `AlreadyExists`."""
+        domain = self.domains.get(vm)
+        if domain is None:
+            return
+        if to.id in self.domains:
+            raise AlreadyExists("domain", to.id)
+        del self.domains[vm]
+        hand_over(domain, to)
+        self.domains[to.id] = domain
+        self._touch(vm)
+        self.commit(domain)
+
     def commit(self, domain: Domain) -> None:
         """Keep what has changed; a domain that vanished while somebody waited stays gone."""
         if self.domains.get(domain.vm) is not domain:
@@ -191,9 +205,14 @@ class World:
         self._disarm(domain)
         domain.asked = None
         if domain.shutdown is ShutdownCode.SUSPEND:
-            self.show(domain, guest.wake(domain))
+            self.show(domain, guest.wake(domain, unaware=domain.paused))
         else:
             self.commit(domain)
+
+    def stop_paused(self, domain: Domain) -> None:
+        """Shut it down for suspend without asking its guest, which is not scheduled."""
+        domain.shutdown = ShutdownCode.SUSPEND
+        self.commit(domain)
 
     def guest_stops(self, domain: Domain, code: ShutdownCode) -> None:
         """The guest shuts down by itself."""

@@ -52,9 +52,15 @@ class Migration(Interface, Protocol):
 
     @rpc(raises=(AlreadyExists, Busy, BadRequest, MigrationFailed))
     async def offer(
-        self, id: MigrationId, source: QueueName, metadata: Metadata, versions: StreamVersions, compress: bool = False
+        self,
+        id: MigrationId,
+        source: QueueName,
+        metadata: Metadata,
+        versions: StreamVersions,
+        compress: bool = False,
+        paused: bool = False,
     ) -> Accepted:
-        """To a destination: will you take this machine? It makes room at once."""
+        """To a destination: will you take this machine, which is paused and stays so, or runs? It makes room at once."""
 
     @rpc(raises=(DoesNotExist,), waits=True)
     async def query(self, id: MigrationId, timeout: Annotated[float, Meta(ge=0, le=60)] = 0.0) -> Standing:
@@ -62,7 +68,7 @@ class Migration(Interface, Protocol):
 
     @rpc(raises=(DoesNotExist,), waits=True)
     async def commit(self, id: MigrationId, timeout: Annotated[float, Meta(ge=0, le=60)] = 0.0) -> bool:
-        """To a destination that is prepared: the machine is yours. Returns once that is durable; says whether it runs by now."""
+        """To a destination that is prepared: the machine is yours. Returns once that is durable; says whether its guest runs by now."""
 
     @rpc()
     async def abort(self, id: MigrationId) -> None:

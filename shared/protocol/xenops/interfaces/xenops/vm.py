@@ -116,7 +116,9 @@ class VM(Interface, Protocol):
 
     @rpc(raises=(*QUEUED, BadPowerState, BadRequest))
     async def migrate(self, id: VmId, destination: QueueName, compress: bool = False) -> TaskId:
-        """Move a running machine to another xenopsd, by the name of its queue; its guest stops only for the last of its memory.
+        """Move a running or paused machine to another xenopsd, by the name of its queue; its guest stops only for the last of its memory.
+
+        `localhost`, or our own queue: to a new domain here. What is paused stays paused. A machine with PCI or USB devices is refused.
 
         Whatever happens, exactly one of the two ends with the machine. The task's result has `downtime_s`, `rounds` and `bytes`.
         It can be cancelled until the destination is ready; `shutdown` and `destroy` cancel it. Drives must be reachable from both.
