@@ -43,7 +43,7 @@ from xenopsd.operations.operation import Operation
 from xenopsd.store.journal import Entry, Journal, Outcomes
 from xenopsd.store.machine import Machine, twin_of
 from xenopsd.store.machines import Machines
-from xenopsd.store.migrations import Crossing
+from xenopsd.store.migrations import Crossing, Phase
 from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Control:
         self._limits, self._run_program, self._observe = limits, run_program, observe
         self._counts_as: dict[str, PowerState] = {}  # whatever its domain is just now
         self._migrating: dict[str, Task] = {}
+        self._owed: dict[str, Task] = {}  # by machine, whose migration was decided when an earlier life ended
         # The task, and what was asked; as long as the task is remembered: its outcome is for longer.
         self._by_message: dict[str, tuple[str, bytes]] = {}
 
@@ -185,6 +186,12 @@ class Control:
         self._note_message(task, entry.message_id, entry.payload)
         if task.ended:
             return
+        crossing = self.migration.crossings.of_task(self.migration.queue, task.id)
+        if crossing is not None and crossing.phase is not Phase.BESIDE:
+            task.pass_pivot()
+            self._owed[crossing.vm] = task
+            await self.conclude(crossing.vm)
+            return
         if entry.begun:
             step = entry.record.subtasks[-1].name if entry.record.subtasks else "its first step"
             state = failed(Interrupted(task.id, step))
@@ -199,6 +206,19 @@ class Control:
                 return
             except Fault as fault:
                 state = failed(fault)
+        await self._journal.finish(task, state)
+        task.finish(state)
+
+    async def conclude(self, vm: str, fault: Fault | None = None) -> None:
+        """Say what became of the migration that an earlier life had decided, once that is known: it moved, or an operator's `fault`."""
+        task = self._owed.get(vm)
+        crossing = None if task is None else self.migration.crossings.of_task(self.migration.queue, task.id)
+        if task is None or (fault is None and (crossing is None or crossing.phase in (Phase.GIVEN, Phase.REPLACING))):
+            return
+        del self._owed[vm]
+        if crossing is not None:
+            task.result = {"destination": crossing.peer}  # what was measured has died with who measured it
+        state = task.completed(time.time() - task.ctime / 1000) if fault is None else failed(fault)
         await self._journal.finish(task, state)
         task.finish(state)
 
@@ -234,14 +254,24 @@ class Control:
             self._counts_as[machine.id] = PowerState.RUNNING if operation.reboots else await self.power_state(machine)
         try:
             await perform(operation.plan(machine), self.context(task))
-        except Exception:
+        except Exception as error:
             self._counts_as.pop(machine.id, None)
             await self._look_after(machine.id)
-            raise
+            if not self._has_moved(task):
+                raise
+            log.warning("VM %s has moved, after something went wrong: %s", machine.id, error)
         finally:
             self._counts_as.pop(machine.id, None)
             if machine.id in self.machines:
                 self.announce(Kind.VM, machine.id)
+
+    def _has_moved(self, task: Task) -> bool:
+        """Whether its migration has come to its end, by the check that follows a failure."""
+        crossing = self.migration.crossings.of_task(self.migration.queue, task.id)
+        if crossing is None or crossing.phase not in (Phase.GONE, Phase.SETTLED):
+            return False
+        task.result = task.result or {"destination": crossing.peer}
+        return True
 
     def _refuse_if_barred(self, vm: str) -> None:
         if vm in self.machines.barred:
@@ -281,6 +311,7 @@ class Control:
             self._counts_as.pop(vm, None)
             if vm in self.machines:
                 self.announce(Kind.VM, vm)
+        await self.conclude(vm)
         if facts.doubled is not None:
             self.check(vm)  # now that it has one domain
 

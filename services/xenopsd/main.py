@@ -55,6 +55,7 @@ from xenopsd.engine.workers import Workers
 from xenopsd.forkexec import Forkexec
 from xenopsd.metrics import Metrics
 from xenopsd.migration.arrivals import Arrivals
+from xenopsd.migration.resolution import mend
 from xenopsd.migration.station import Station
 from xenopsd.resources import RESOURCES, Missing, complain, scan, search_path
 from xenopsd.store.database import Database
@@ -131,6 +132,7 @@ class Daemon:
             for kind, devices in machine.devices.items():
                 for device in devices.values():
                     self.announce(kind, str(device.record.id), Change.ADDED)
+        await mend(self.control)
         machines = list(self.control.machines)
         states = await self.control.states(machines)
         self._seen = {machine.id: state.power_state for machine, state in zip(machines, states, strict=True)}

@@ -93,7 +93,7 @@ def migrate(session: Session) -> Done:
 
 
 def destination(text: str, ours: str) -> str:
-    """The queue of a xenopsd: in full, or HOST or HOST.INSTANCE, the instance being named as ours where none is; `localhost` is that one."""
+    """The queue of a xenopsd: in full, or HOST or HOST.INSTANCE, named as ours where none is; `localhost` is that one."""
     if text == "localhost" or text.startswith("xenops."):
         return text
     host, _, instance = text.partition(".")

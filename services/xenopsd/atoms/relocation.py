@@ -22,7 +22,7 @@ from xenopsd.engine.plan import Atom
 from xenopsd.migration.move import Move, Pipe
 from xenopsd.migration.station import being_replaced, expect_twin, to_the_end
 from xenopsd.store.machine import Machine, twin_of
-from xenopsd.store.migrations import Crossing, Phase
+from xenopsd.store.migrations import Crossing, Name, Phase
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,12 @@ class Begin(Atom):
         paused = await cx.backend.vm.power_state(vm) is PowerState.PAUSED
         queue = cx.migration.queue
         crossing = Crossing(
-            id=f"{queue}/{cx.task.id}", vm=vm.id, peer=queue, phase=Phase.BESIDE, metadata=self.machine, paused=paused
+            id=str(Name(queue, cx.task.id, queue, vm.id)),
+            vm=vm.id,
+            peer=queue,
+            phase=Phase.BESIDE,
+            metadata=self.machine,
+            paused=paused,
         )
         transaction = crossings.transaction()
         crossings.put(transaction, crossing)

@@ -16,7 +16,7 @@ from xenopsd.migration.move import Move
 from xenopsd.migration.peers import Peers
 from xenopsd.store.machine import Machine, twin_of
 from xenopsd.store.machines import Machines
-from xenopsd.store.migrations import Crossing, Crossings, Phase
+from xenopsd.store.migrations import Crossing, Crossings, Name, Phase
 
 _STATES = {Phase.GIVEN: Source.GIVEN, Phase.GONE: Source.GONE}
 _ANSWERS = {Message.COMMIT: Decision.GIVEN, Message.ABORT: Decision.KEPT}
@@ -50,7 +50,7 @@ class Station:
 
     def depart(self, vm: str, to: str, task: Task, *, compress: bool) -> Departure:
         """A machine sets out; its migration's id is never used again, as its task's is not."""
-        id = f"{self.queue}/{task.id}"
+        id = str(Name(self.queue, task.id, to, vm))
         departure = Departure(id, vm, to, self.peers, self.streams, compress=compress, patience_s=self.patience_s)
         self.departures[vm] = departure
         return departure

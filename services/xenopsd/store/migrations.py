@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -51,6 +52,18 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False  # and so it stays
 
 
+class Name(NamedTuple):
+    """What a migration's id says by itself, for when its record is damaged; its source makes it up, and it is never used again."""
+
+    source: str  # a queue
+    task: str
+    to: str  # a queue
+    vm: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
 class Crossings:
     """All that is remembered, by id."""
 
@@ -59,11 +72,15 @@ class Crossings:
         self._known: dict[str, Crossing] = {}
         self._left: dict[str, Crossing] = {}  # by machine, the last time that it was given away
         self._doubled: dict[str, Crossing] = {}  # by machine, those that have two domains here
+        self.damaged: list[
+            str
+        ] = []  # ids of those whose records cannot be read; for start-up, which finds out what they said
         for id, body in database.rows("SELECT id, body FROM migrations ORDER BY at"):
             try:
                 self._keep(msgspec.msgpack.decode(unseal(body, *_key(id)), type=Crossing))
             except (Damaged, msgspec.DecodeError) as error:
-                log.critical("the record of the migration %s is damaged; look where its machine is: %s", id, error)
+                log.critical("the record of the migration %s is damaged: %s", id, error)
+                self.damaged.append(id)
 
     def find(self, id: str) -> Crossing | None:
         """What is known of it."""
@@ -76,6 +93,15 @@ class Crossings:
     def doubled(self, vm: str) -> Crossing | None:
         """The migration within this xenopsd for which the machine has, or may have, a second domain."""
         return self._doubled.get(vm)
+
+    def of_task(self, source: str, task: str) -> Crossing | None:
+        """The migration that this task of that source began, as far as it must be known after a crash."""
+        beginning = f"{source}/{task}/"
+        return next((each for id, each in self._known.items() if id.startswith(beginning)), None)
+
+    def of_vm(self, vm: str) -> list[Crossing]:
+        """All that is known of the machine's migrations."""
+        return [each for each in self._known.values() if each.vm == vm]
 
     def unfinished(self) -> list[str]:
         """The machines for which something is left to do, until it is done."""
@@ -99,6 +125,16 @@ class Crossings:
         """Have it forgotten with this change."""
         transaction.write(_DROP, id)
         transaction.then(lambda: self._forget(id))
+
+    def mend(self, id: str, crossing: Crossing | None) -> None:
+        """Put what is known now in the place of a damaged record; owed to the store while that cannot be written."""
+        self.damaged.remove(id)
+        if crossing is None:
+            self._database.write(_DROP, id)
+            return
+        crossing = msgspec.structs.replace(crossing, at=int(time.time()))
+        self._database.write(_PUT, id, crossing.at, seal(msgspec.msgpack.encode(crossing), *_key(id)))
+        self._keep(crossing)
 
     def expire(self, *, older_than_s: float) -> None:
         """Forget what is only kept to tell others."""
@@ -127,6 +163,12 @@ class Crossings:
 
     def __iter__(self) -> Iterator[Crossing]:
         return iter(tuple(self._known.values()))
+
+
+def parse(id: str) -> Name | None:
+    """What a migration's id says; none, where it is of an older kind or damaged itself."""
+    parts = id.split("/", 3)
+    return Name(*parts) if len(parts) == 4 and all(parts) else None
 
 
 def _key(id: str) -> tuple[str, ...]:

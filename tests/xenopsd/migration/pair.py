@@ -6,7 +6,7 @@ Either can be killed (its files are left as they are, nothing is undone) and sta
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,8 +75,8 @@ class Host:
             each.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def crash(self) -> None:
-        """Die without warning, and begin another life on what was on the disk at that moment.
+    async def crash(self, meanwhile: Callable[[Path], None] | None = None) -> None:
+        """Die without warning, and begin another life on what was on the disk at that moment, whatever happens to that `meanwhile`.
 
         The old life is cut off from the bus and from the network; what it still does, it does to files that nobody reads again.
         """
@@ -85,6 +85,8 @@ class Host:
         shutil.copytree(
             old, self._path, ignore=shutil.ignore_patterns("*-shm", "lock", "vt")
         )  # at once: nothing runs meanwhile
+        if meanwhile is not None:
+            meanwhile(self._path)
         self._dead.append((self.daemon, self._ours, self._background))
         self.daemon.control.backend.world.changed = lambda kind, id: None  # type: ignore[attr-defined]
         await self.start()

@@ -30,12 +30,13 @@ async def started(host: Host, machine: Machine | None = None) -> None:
     await host.xenops.finished(await host.xenops.VM.start(VM, paused=False))
 
 
-async def asked(here: Host, there: Host) -> None:
-    """Ask for the migration and wait for its end, should the one who does it live so long."""
+async def asked(here: Host, there: Host) -> str:
+    """Ask for the migration and wait for its end, should the one who does it live so long; its task."""
     task = await here.xenops.VM.migrate(VM, there.queue)
     life = here.daemon
     while here.daemon is life and isinstance((await here.xenops.Task.wait(task, timeout=0.5)).state, Pending):
         continue
+    return task
 
 
 async def one_has_it(here: Host, there: Host, *wanted: PowerState) -> tuple[Host, Host]:

@@ -18,6 +18,7 @@ from tests.xenopsd.migration.test_misfortunes import VM, asked, in_order, starte
 from tests.xenopsd.steps.samples import ALL
 from xenops.errors import IoError
 from xenops.events import Kind
+from xenops.types.task import Completed
 from xenops.types.vm import PowerState
 from xenopsd.engine import perform
 from xenopsd.engine.plan import Atom, atoms
@@ -99,8 +100,10 @@ async def watched(path: Path, end: str, name: str, monkeypatch: pytest.MonkeyPat
         yield watch
         asking = asyncio.create_task(asked(*hosts))
         await watch.met.wait()
-        await asking
-        await in_order(*hosts, RUNNING)
+        task = await asking
+        owner = await in_order(*hosts, RUNNING)
+        state = (await hosts[0].xenops.Task.wait(task, timeout=10.0)).state
+        assert isinstance(state, Completed) == (owner is hosts[1]), f"the task says {state}"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -28,7 +28,7 @@ from xenopsd.backends.simulator.passage import send_live, send_rest
 from xenopsd.backends.simulator.world.domain import Behaviour, Domain, new_domain
 from xenopsd.migration import line
 from xenopsd.migration.handshake import DESTINATION, MAY_RUN, SOURCE, Destination, End, Event, Message, Source, Turn
-from xenopsd.store.migrations import Phase
+from xenopsd.store.migrations import Name, Phase
 
 VM = "vm-1"
 Word = Message | Event
@@ -217,5 +217,5 @@ async def at_source(path: Path, state: Source) -> AsyncIterator[tuple[Host, str]
         else:
             while VM not in station.departures or station.departures[VM].end.state is not state:  # noqa: ASYNC110 (nobody is told)
                 await asyncio.sleep(0.01)
-        yield here, f"{here.queue}/{task}"
+        yield here, str(Name(here.queue, task, there.queue, VM))
         await misfortunes.over()

@@ -12,7 +12,7 @@ from xenops.types.ids import VmId
 from xenops.types.metadata import Metadata
 from xenops.types.record import Record
 
-MigrationId = Annotated[str, Meta(min_length=1, max_length=200, description="the migration's id, never used again")]
+MigrationId = Annotated[str, Meta(min_length=1, max_length=1000, description="the migration's id, never used again")]
 QueueName = Annotated[str, Meta(min_length=1, max_length=255, description="the queue of a xenopsd: `xenops-cli where`")]
 StreamVersion = Annotated[int, Meta(ge=1, le=65535, description="a version of the memory stream")]
 StreamVersions = Annotated[list[StreamVersion], Meta(min_length=1, max_length=32)]
