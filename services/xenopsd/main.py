@@ -69,6 +69,7 @@ log = logging.getLogger(PROGRAM)
 FEATURES = ["json-rpc", "deadline", "idempotency", "events", "barriers", "checkpoint"]
 _HOUSEKEEPING_S = 60.0
 _GIVEN_S = 2.0
+MIGRATE = "VM.migrate"
 _AGAIN_S = 1.0
 # The event loop and the store's writer share one interpreter: hand it over sooner than the default of 5 ms.
 _SWITCH_INTERVAL_S = 0.0005
@@ -99,6 +100,7 @@ class Daemon:
         )
         self._forkexec = Forkexec(settings.host)
         self._seen: dict[str, PowerState] = {}
+        self._begun = False
         self.metrics = Metrics(self.tasks, self.workers, self._power_states, registry)
         self._station = Station(
             queue, Crossings(self.database), settings.streams(), patience_s=settings.migration_patience
@@ -138,6 +140,7 @@ class Daemon:
         self._seen = {machine.id: state.power_state for machine, state in zip(machines, states, strict=True)}
         await self._arrivals.recover()
         await self.control.recover(list(self.journal.entries()))
+        self._begun = True
         log.info("%d machines registered; state in %s", len(self.control.machines), self.settings.state_dir)
 
     def dispatcher(self, stop: asyncio.Event) -> Dispatcher:
@@ -220,6 +223,8 @@ class Daemon:
 
     def _task_changed(self, task: Task) -> None:
         self.control.task_changed(task)
+        if self._begun and task.ended and task.operation == MIGRATE:
+            self.metrics.migrated(task.state)
 
     def _task_removed(self, task: Task) -> None:
         self.control.task_removed(task)

@@ -4,10 +4,11 @@
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 
-from prometheus_client import REGISTRY, CollectorRegistry, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xenops.types.task import Completed, Failed, TaskState
 from xenops.types.vm import PowerState
 from xenopsd.engine.tasks import Tasks
 from xenopsd.engine.workers import Workers
@@ -29,11 +30,31 @@ class Metrics(Collector):
         self._atoms = Histogram(
             "xenopsd_atom_duration_seconds", "Time a step took", ["atom"], buckets=_BUCKETS, registry=registry
         )
+        self._migrations = Counter(
+            "xenopsd_migrations", "Migrations that began here, by how they ended", ["outcome"], registry=registry
+        )
+        for outcome in ("completed", "cancelled", "failed"):
+            self._migrations.labels(outcome)
+        self._downtime = Histogram(
+            "xenopsd_migration_downtime_seconds", "Time a guest stood still", buckets=_BUCKETS, registry=registry
+        )
+        self._sent = Counter("xenopsd_migration_sent_bytes", "Memory sent, as it went out", registry=registry)
         registry.register(self)
 
     def observe(self, atom: str, seconds: float) -> None:
         """A step was taken."""
         self._atoms.labels(atom).observe(seconds)
+
+    def migrated(self, state: TaskState) -> None:
+        """A migration that began here has ended; what was measured of it, if it moved in this life of ours."""
+        if isinstance(state, Failed):
+            self._migrations.labels("cancelled" if state.fault.name == "Cancelled" else "failed").inc()
+        elif isinstance(state, Completed):
+            self._migrations.labels("completed").inc()
+            measured = state.result if isinstance(state.result, dict) else {}
+            if "downtime_s" in measured:
+                self._downtime.observe(measured["downtime_s"])
+                self._sent.inc(measured["bytes"])
 
     def describe(self) -> list[Metric]:
         """Nothing to check for doubles at registration: the names below are ours alone."""

@@ -100,6 +100,28 @@ def test_to_a_new_domain_of_the_same_host(name: str, paused: bool, tmp_path: Pat
     with_two(tmp_path, work)
 
 
+def test_what_the_metrics_say(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        def metric(name: str, **labels: str) -> float:
+            value = here.daemon._registry.get_sample_value(name, labels)
+            assert value is not None, f"there is no {name}"
+            return value
+
+        await started(here)
+        with pytest.raises(MigrationFailed):
+            await here.xenops.finished(await here.xenops.VM.migrate(VM, "xenops.nowhere.simulator"))
+        assert metric("xenopsd_migration_sent_bytes_total") == 0
+        nearby = await here.xenops.finished(await here.xenops.VM.migrate(VM, "localhost"))
+        away = await migrated(here, there)
+        assert metric("xenopsd_migrations_total", outcome="completed") == 2
+        assert metric("xenopsd_migrations_total", outcome="failed") == 1
+        assert metric("xenopsd_migrations_total", outcome="cancelled") == 0
+        assert metric("xenopsd_migration_downtime_seconds_count") == 2
+        assert metric("xenopsd_migration_sent_bytes_total") == nearby["bytes"] + away["bytes"]
+
+    with_two(tmp_path, work, migration_patience=0.5)
+
+
 def test_what_is_paused_arrives_paused(tmp_path: Path) -> None:
     async def work(here: Host, there: Host) -> None:
         await started(here, full=True)
