@@ -12,6 +12,7 @@ from xenops.events import Change, Kind
 from xenops.interfaces.xenops import VM
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
+from xenops.types.network import Network
 from xenops.types.record import UNSET
 from xenops.types.vm import Added, PowerState, Vm, VmStat, VmState
 from xenopsd.control import Control
@@ -24,7 +25,7 @@ from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.shutdown import Shutdown
 from xenopsd.operations.start import Start
 from xenopsd.operations.suspend import Checkpoint, FastResume, Resume, Suspend
-from xenopsd.store.machine import Machine
+from xenopsd.store.machine import Machine, redirected
 
 
 class VmApi(VM):
@@ -131,9 +132,17 @@ class VmApi(VM):
     async def checkpoint(self, id: str, disk: Disk) -> str:
         return await self._begin(Checkpoint(vm=id, disk=disk))
 
-    async def migrate(self, id: str, destination: str, compress: bool = False) -> str:
+    async def migrate(
+        self,
+        id: str,
+        destination: str,
+        compress: bool = False,
+        disks: dict[str, Disk] = {},  # noqa: B006 (never changed)
+        networks: dict[str, Network] = {},  # noqa: B006
+    ) -> str:
+        redirected(self._machines.find(id).metadata(), disks, networks)  # they must be there
         to = HERE if destination == self._control.migration.queue else destination
-        return await self._begin(Migrate(vm=id, destination=to, compress=compress))
+        return await self._begin(Migrate(vm=id, destination=to, compress=compress, disks=disks, networks=networks))
 
     async def migrate_resolve(self, id: str, keep: bool) -> None:
         await resolve(self._control, id, keep=keep)

@@ -8,7 +8,9 @@ xenopsd there is one plan, and one durable write, `Decide`.
 from typing import ClassVar
 
 from xenops.events import Kind
+from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
+from xenops.types.network import Network
 from xenops.types.vm import Vm
 from xenopsd.atoms import hook, migration, pci, relocation, vm
 from xenopsd.atoms.hook import Hook, Reason
@@ -18,7 +20,7 @@ from xenopsd.migration.arrival import Arrival
 from xenopsd.operations.life import LIVE
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.shutdown import dismantle
-from xenopsd.store.machine import Machine, twin_of
+from xenopsd.store.machine import Machine, redirected, twin_of
 
 HERE = "localhost"  # as a destination: the same xenopsd
 
@@ -32,18 +34,21 @@ class Migrate(Operation, frozen=True, kw_only=True, tag="VM.migrate"):
     needs: ClassVar = LIVE
     destination: str  # a queue, or `HERE`
     compress: bool = False
+    disks: dict[str, Disk] = {}
+    networks: dict[str, Network] = {}
 
     @property
     def lasts(self) -> bool:
         return self.destination == HERE
 
     def plan(self, machine: Machine) -> Plan:
+        shall_be = redirected(machine.metadata(), self.disks, self.networks)
         if self.destination == HERE:
-            return relocate(machine)
+            return relocate(machine, shall_be)
         return serial(
             migration.AssertMovable(machine.metadata()),
             hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.SOURCE),
-            migration.Offer(machine.metadata(), self.destination, self.compress),
+            migration.Offer(shall_be, self.destination, self.compress),
             migration.Send(machine.vm),
             migration.AwaitPrepared(machine.vm),
             migration.GiveAway(machine.vm),
@@ -53,15 +58,15 @@ class Migrate(Operation, frozen=True, kw_only=True, tag="VM.migrate"):
         )
 
 
-def relocate(machine: Machine) -> Plan:
+def relocate(machine: Machine, shall_be: Metadata) -> Plan:
     """To a new domain of the same xenopsd; a failure before the decision leaves the old one as it was."""
-    metadata = twin_of(machine.metadata())
+    metadata = twin_of(shall_be)
     twin = Machine.from_metadata(metadata)
     return serial(
         migration.AssertMovable(machine.metadata()),
         hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.SOURCE),
         hook.Run(Hook.PRE_MIGRATE, machine.vm, Reason.DESTINATION),
-        relocation.Begin(machine.metadata()),
+        relocation.Begin(shall_be),
         vm.Create(metadata),
         relocation.Transfer(machine.vm, metadata),
         plug_before_device_model(twin, restoring=True),

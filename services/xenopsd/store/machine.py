@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from xenops.errors import DoesNotExist
 from xenops.events import Kind
+from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
+from xenops.types.network import Network
 from xenops.types.pci import Pci
 from xenops.types.vbd import Vbd
 from xenops.types.vgpu import Vgpu
@@ -49,6 +51,18 @@ def twin_of(metadata: Metadata) -> Metadata:
         pcis=renamed(metadata.pcis),
         vgpus=renamed(metadata.vgpus),
         vusbs=renamed(metadata.vusbs),
+    )
+
+
+def redirected(metadata: Metadata, disks: dict[str, Disk], networks: dict[str, Network]) -> Metadata:
+    """The same machine with these drives on other disks, and these interfaces on other networks. Raises `DoesNotExist`."""
+    for kind, known, named in (("VBD", metadata.vbds, disks), ("VIF", metadata.vifs, networks)):
+        for dev in named.keys() - {record.id.dev for record in known}:
+            raise DoesNotExist(kind, f"{metadata.vm.id}.{dev}")
+    return replace(
+        metadata,
+        vbds=[replace(it, backend=disks[it.id.dev]) if it.id.dev in disks else it for it in metadata.vbds],
+        vifs=[replace(it, backend=networks[it.id.dev]) if it.id.dev in networks else it for it in metadata.vifs],
     )
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from tests.xenopsd.machines import full_machine, mobile_machine, plain_vm
 from tests.xenopsd.migration.pair import Host, two
-from xenops.errors import Busy, Migrated, MigrationFailed, ProgramFailed
+from xenops.errors import Busy, DoesNotExist, Migrated, MigrationFailed, ProgramFailed
+from xenops.types.disk import Local
+from xenops.types.network import Bridge
 from xenops.types.process import Ended, Program
 from xenops.types.vm import PowerState
 
@@ -96,6 +98,28 @@ def test_to_a_new_domain_of_the_same_host(name: str, paused: bool, tmp_path: Pat
         await here.xenops.finished(await here.xenops.VM.shutdown(VM))
         stat = await here.xenops.HOST.stat()
         assert stat.memory_free == stat.memory_total
+
+    with_two(tmp_path, work)
+
+
+@pytest.mark.parametrize("to", ["localhost", "xenops.there.simulator"])
+def test_drives_and_interfaces_may_be_others_there(to: str, tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        await started(here, full=True)
+        disk, network = Local(path="/dev/mirror"), Bridge(bridge="xenbr7")
+        with pytest.raises(DoesNotExist, match="xvdz"):
+            await here.xenops.VM.migrate(VM, to, disks={"xvdz": disk})
+        with pytest.raises(DoesNotExist, match="77"):
+            await here.xenops.VM.migrate(VM, to, networks={"77": network})
+        assert await here.power_state(VM) is RUNNING
+        task = await here.xenops.VM.migrate(VM, to, disks={"xvda": disk}, networks={"0": network})
+        await here.xenops.finished(task)
+        owner = here if to == "localhost" else there
+        drives = {it.vbd.id.dev: it.vbd.backend for it in await owner.xenops.VBD.list(VM)}
+        assert drives["xvda"] == disk
+        assert drives["xvdb"] == Local(path="/dev/b")
+        assert {it.vif.id.dev: it.vif.backend for it in await owner.xenops.VIF.list(VM)}["0"] == network
+        assert await owner.is_whole(VM)
 
     with_two(tmp_path, work)
 

@@ -21,6 +21,7 @@ from xenops.interfaces.xenops.migration import QueueName
 from xenops.types.disk import Disk
 from xenops.types.ids import TaskId, VmId
 from xenops.types.metadata import Metadata
+from xenops.types.network import Network
 from xenops.types.vm import Added, Bytes, ShadowMultiplier, Vm, VmStat
 
 Seconds = Annotated[float, Meta(ge=0, le=86400, description="seconds")]
@@ -115,10 +116,18 @@ class VM(Interface, Protocol):
         """Save the machine's memory and let it run on."""
 
     @rpc(raises=(*QUEUED, BadPowerState, BadRequest))
-    async def migrate(self, id: VmId, destination: QueueName, compress: bool = False) -> TaskId:
+    async def migrate(
+        self,
+        id: VmId,
+        destination: QueueName,
+        compress: bool = False,
+        disks: dict[str, Disk] = {},  # noqa: B006 (a default is never changed)
+        networks: dict[str, Network] = {},  # noqa: B006
+    ) -> TaskId:
         """Move a running or paused machine to another xenopsd, by the name of its queue; its guest stops only for the last of its memory.
 
         `localhost`, or our own queue: to a new domain here. What is paused stays paused. A machine with PCI or USB devices is refused.
+        `disks` and `networks` say what drives and interfaces, by name (`xvda`, `0`), have there instead of what they have here.
 
         Whatever happens, exactly one of the two ends with the machine. The task's result has `downtime_s`, `rounds` and `bytes`.
         It can be cancelled until the destination is ready; `shutdown` and `destroy` cancel it. Drives must be reachable from both.
