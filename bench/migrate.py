@@ -86,7 +86,9 @@ def main(megabytes: int = 64, runs: int = 5) -> None:
     for name, tls, compress in WAYS:
         with tempfile.TemporaryDirectory(prefix="xenops-migrate-") as folder:
             found = asyncio.run(measure(Path(folder) / "w", megabytes, runs, tls=tls, compress=compress))
-        middle = {key: statistics.median(each[key] for each in found) for key in found[0] if key not in ("destination",)}
+        middle = {
+            key: statistics.median(each[key] for each in found) for key in found[0] if key not in ("destination",)
+        }
         ratio = statistics.median(each["copied_s"] / each["took_s"] for each in found)
         worst = max(each["downtime_s"] for each in found) * 1000
         print(

@@ -31,19 +31,20 @@ from xenops.types.task import Pending
 from xenops.types.vm import PowerState, VmState
 from xenopsd.announcements import Announcements
 from xenopsd.atoms.context import Context, Limits
-from xenopsd.backends.port import Backend, DeviceAction
+from xenopsd.backends.port import Backend
 from xenopsd.engine.perform import perform
 from xenopsd.engine.plan import NOTHING
 from xenopsd.engine.tasks import Task, Tasks, failed
 from xenopsd.engine.workers import Job, Workers
+from xenopsd.facts import look
 from xenopsd.migration.station import Station
 from xenopsd.operations import catalog
 from xenopsd.operations import check as checking
 from xenopsd.operations.operation import Operation
 from xenopsd.store.journal import Entry, Journal, Outcomes
-from xenopsd.store.machine import Machine, twin_of
+from xenopsd.store.machine import Machine
 from xenopsd.store.machines import Machines
-from xenopsd.store.migrations import Crossing, Phase
+from xenopsd.store.migrations import Phase
 from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -298,7 +299,7 @@ class Control:
             machine = self.machines.find(vm)
         except (DoesNotExist, Migrated):
             return
-        facts = await self._facts(machine)
+        facts = await look(machine, self.backend, self.migration, loop_delay_s=self._limits.reboot_loop_delay_s)
         plan = checking.plan(machine, facts)
         if plan == NOTHING:
             return
@@ -314,47 +315,6 @@ class Control:
         await self.conclude(vm)
         if facts.doubled is not None:
             self.check(vm)  # now that it has one domain
-
-    async def _facts(self, machine: Machine) -> checking.Facts:
-        state = (await self.backend.vm.states([machine.vm]))[0]
-        live, doubled = bool(state.domids), self.migration.crossings.doubled(machine.id)
-        return checking.Facts(
-            state=state,
-            action=await self.backend.vm.get_action(machine.vm) if live else None,
-            ran_s=max(0.0, time.time() - state.last_start_time / 1000),
-            minimum_run_s=self.backend.vm.minimum_reboot_delay_s,
-            loop_delay_s=self._limits.reboot_loop_delay_s,
-            device_actions=await self._device_actions(machine) if live else {},
-            plugged=await self._plugged(machine) if live else {},
-            given=self.migration.given(machine.id) is not None,
-            doubled=doubled,
-            twin=await self._has_twin(doubled),
-            remains=not live and await self.backend.vm.remains(machine.vm),
-        )
-
-    async def _has_twin(self, doubled: Crossing | None) -> bool:
-        if doubled is None or doubled.metadata is None:
-            return False
-        return bool((await self.backend.vm.states([twin_of(doubled.metadata).vm]))[0].domids)
-
-    async def _device_actions(self, machine: Machine) -> dict[tuple[Kind, str], DeviceAction]:
-        ask: dict[Kind, Callable[..., Awaitable[DeviceAction | None]]] = {
-            Kind.VBD: self.backend.vbd.get_action,
-            Kind.VIF: self.backend.vif.get_action,
-            Kind.PCI: self.backend.pci.get_action,
-            Kind.VUSB: self.backend.vusb.get_action,
-        }
-        found: dict[tuple[Kind, str], DeviceAction] = {}
-        for kind, get_action in ask.items():
-            for record in machine.of(kind):
-                if (action := await get_action(machine.vm, record)) is not None:
-                    found[kind, record.id.dev] = action
-        return found
-
-    async def _plugged(self, machine: Machine) -> dict[tuple[Kind, str], bool]:
-        vbd, vif, vm = self.backend.vbd, self.backend.vif, machine.vm
-        drives = {(Kind.VBD, it.id.dev): (await vbd.state(vm, it)).plugged for it in machine.of(Kind.VBD)}
-        return drives | {(Kind.VIF, it.id.dev): (await vif.state(vm, it)).plugged for it in machine.of(Kind.VIF)}
 
     def context(self, task: Task, announce: Announce | None = None) -> Context:
         """What the steps of a task are given; with another way to `announce`, where nobody may know yet."""

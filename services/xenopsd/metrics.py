@@ -38,7 +38,9 @@ class Metrics(Collector):
         self._downtime = Histogram(
             "xenopsd_migration_downtime_seconds", "Time a guest stood still", buckets=_BUCKETS, registry=registry
         )
-        self._sent = Counter("xenopsd_migration_sent_bytes", "Memory and state sent, before compression", registry=registry)
+        self._sent = Counter(
+            "xenopsd_migration_sent_bytes", "Memory and state sent, before compression", registry=registry
+        )
         registry.register(self)
 
     def observe(self, atom: str, seconds: float) -> None:

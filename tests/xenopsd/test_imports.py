@@ -15,7 +15,7 @@ from xenops.types.network import Remote
 from xenops.types.vbd import Mode, Qos, VbdType
 from xenops.types.vif import Locked, Static4
 from xenops.types.vm import MIB, Action, Direct, Hvm, Pv
-from xenopsd.imports import read_metadata, refuse_contradictions
+from xenopsd.imports.metadata import read_metadata, refuse_contradictions
 
 ID = "vm-1"
 ORIGINAL: dict[str, Any] = {

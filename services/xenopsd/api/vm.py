@@ -17,7 +17,7 @@ from xenops.types.record import UNSET
 from xenops.types.vm import Added, PowerState, Vm, VmStat, VmState
 from xenopsd.control import Control
 from xenopsd.devices import Devices
-from xenopsd.imports import read_metadata, refuse_contradictions
+from xenopsd.imports.metadata import read_metadata, refuse_contradictions
 from xenopsd.migration.resolution import resolve
 from xenopsd.operations import settings, steps
 from xenopsd.operations.migrate import HERE, Migrate

@@ -20,7 +20,7 @@ from xenopsd.control import Control
 from xenopsd.engine.perform import perform
 from xenopsd.engine.plan import Plan
 from xenopsd.engine.tasks import Task
-from xenopsd.imports import read_metadata
+from xenopsd.imports.metadata import read_metadata
 from xenopsd.migration.arrival import Arrival
 from xenopsd.migration.handshake import Destination, Event, Message
 from xenopsd.migration.stream import agreed

@@ -10,7 +10,7 @@ from xenops.errors import BadRequest
 from xenops.types.metadata import Metadata
 from xenops.types.vm import MIB, Vm
 from xenops.wire import bad_request, refuse_nul
-from xenopsd.original import from_original, is_original
+from xenopsd.imports.original import from_original, is_original
 
 
 def read_metadata(untrusted: dict[str, Any] | str) -> Metadata:
