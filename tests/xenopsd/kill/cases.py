@@ -43,6 +43,7 @@ class Case:
     prepare: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # what is asked for before, in the state `before`
     broken: bool = False  # what that leaves goes with the death
     untaken: tuple[str, ...] = ()  # steps that fail by themselves, and so have no end
+    decided: str = ""  # the step from whose end on the task completes
 
     @property
     def dev(self) -> str | None:
@@ -79,6 +80,10 @@ class Case:
             if when == "end":
                 state = turns.get(name if nth == 1 else "", state)
         return state
+
+    def is_decided(self, machine: Machine, death: Death) -> bool:
+        """Whether the next life brings it to its end."""
+        return (self.decided, "end") in [(name, when) for name, _, when in _up_to(self, machine, death)]
 
     def same_domain(self, machine: Machine, death: Death) -> bool:
         """Whether it is the domain of before, with the devices of before."""
@@ -168,6 +173,7 @@ def of_sample(sample: Sample) -> Case:
         prepare=tuple(asks(operation) for operation in sample.prepare),
         broken=sample.broken,
         untaken=sample.untaken,
+        decided=sample.decided,
     )
 
 

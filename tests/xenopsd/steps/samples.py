@@ -37,7 +37,8 @@ class Sample:
 
     `turns`: once that step has been taken, the operation may leave the machine in that state. `prepare` is done before,
     when the machine is in the state `before`; `broken`: what that leaves is taken away by the check after a failure;
-    `refused`: the fault with which it ends when nothing befalls it; `untaken`: the steps that fail by themselves.
+    `refused`: the fault with which it ends when nothing befalls it; `untaken`: the steps that fail by themselves;
+    `decided`: once that step has been taken, the check carries out what is left, and the task completes.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Sample:
     broken: bool = False
     refused: str = ""
     untaken: tuple[str, ...] = ()
+    decided: str = ""
 
     @property
     def machine(self) -> Machine:
@@ -94,6 +96,10 @@ class Sample:
         """What it leaves behind when all goes well."""
         return self.turns[-1][1] if self.turns else self.before
 
+    def is_decided(self, upto: int) -> bool:
+        """Whether it completes, whatever befalls it after that many steps."""
+        return self.decided in [name for name, _ in self.places[:upto]]
+
     def left_by(self, upto: int) -> set[PowerState]:
         """What the machine may be when all went well up to that many steps, and it was looked after."""
         taken = [name for name, _ in self.places[:upto]]
@@ -131,7 +137,7 @@ def samples(vm: str, image: Local) -> list[Sample]:
 
 def _life(vm: str, image: Local) -> list[Sample]:
     asked, stopped, whole = ("vm.AskToShutDown", HALTED), ("vm.Condemn", HALTED), ("vm.Complete", PAUSED)
-    runs, saved = ("vm.Unpause", RUNNING), ("vm.Condemn", SUSPENDED)
+    runs, saved, moved = ("vm.Unpause", RUNNING), ("vm.Condemn", SUSPENDED), "relocation.Decide"
     return [
         Sample("start", Start(vm=vm), HALTED, (whole,)),
         Sample("start-running", Start(vm=vm, paused=False), HALTED, (whole, runs)),
@@ -151,8 +157,8 @@ def _life(vm: str, image: Local) -> list[Sample]:
         Sample("resume-running", Resume(vm=vm, disk=image, paused=False), SUSPENDED, (whole, runs)),
         Sample("fast-resume", FastResume(vm=vm), refused="BadPowerState", untaken=("vm.Resume",)),
         # Between two xenopsds: tests/xenopsd/migration/test_steps.py
-        Sample("migrate-here", Migrate(vm=vm, destination=HERE), RUNNING, (("relocation.Decide", RUNNING),)),
-        Sample("migrate-here-paused", Migrate(vm=vm, destination=HERE), PAUSED, (("relocation.Decide", PAUSED),)),
+        Sample("migrate-here", Migrate(vm=vm, destination=HERE), RUNNING, ((moved, RUNNING),), decided=moved),
+        Sample("migrate-here-paused", Migrate(vm=vm, destination=HERE), PAUSED, ((moved, PAUSED),), decided=moved),
         Sample("destroy", steps.Destroy(vm=vm), RUNNING, (("vm.Destroy", HALTED),)),
     ]
 

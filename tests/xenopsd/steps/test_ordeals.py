@@ -186,7 +186,9 @@ def says(sample: Sample, place: int, ordeal: Ordeal, task: Task) -> None:
     cancellable = place < sample.cancellable
     assert ordeal.could_cancel == cancellable
     last = place == len(sample.places) - 1
-    if sample.is_best_effort(sample.places[place]) and ordeal.name not in ("cancel", "block"):
+    if sample.is_decided(place + (ordeal.name in TAKEN)) or (
+        sample.is_best_effort(sample.places[place]) and ordeal.name not in ("cancel", "block")
+    ):
         assert fault_of(task) == "", task
     elif ordeal.name == "cancel" and (last or not cancellable):
         # a step that waits for nobody may end before its cancel cuts it
