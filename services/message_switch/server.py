@@ -19,7 +19,7 @@ from message_switch.access.encryption import common_name
 from message_switch.access.users import User
 from message_switch.conversation.session import CLOSE_PATIENCE_S, Session, State
 from message_switch.switch import HIGH_WATER, Switch
-from xenops.intake import Intake
+from xenops.sockets import Intake
 
 log = logging.getLogger(__name__)
 

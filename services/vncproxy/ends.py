@@ -17,6 +17,7 @@ import termios
 import tty
 from typing import Protocol
 
+from xenops.sockets import connected
 from xenops.types.console import Console
 
 LOOPBACK = "127.0.0.1"
@@ -130,15 +131,17 @@ async def connect(console: Console) -> End:
         raise ValueError("it has neither a socket nor a port")
     if console.path and stat.S_ISCHR(os.stat(console.path).st_mode):
         return Terminal(console.path)
-    family = socket.AF_UNIX if console.path else socket.AF_INET
-    end = socket.socket(family, socket.SOCK_STREAM)
+    async with asyncio.timeout(_CONNECT_S):
+        return Socket(await (connected(console.path) if console.path else _connected(console.port)))
+
+
+async def _connected(port: int) -> socket.socket:
+    end = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         end.setblocking(False)
-        async with asyncio.timeout(_CONNECT_S):
-            await asyncio.get_running_loop().sock_connect(end, console.path or (LOOPBACK, console.port))
-        if family == socket.AF_INET:
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(end, (LOOPBACK, port))
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         end.close()
         raise
-    return Socket(end)
+    return end

@@ -19,7 +19,7 @@ from pika.exceptions import AMQPError, StreamLostError
 
 from xenops.bus.place import Place
 from xenops.bus.untrusted import salvaged_properties
-from xenops.intake import Intake
+from xenops.sockets import Intake
 
 log = logging.getLogger(__name__)
 _FRAME = struct.Struct(">BHI")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from xenops.sockets import connected
 from xenopsd.backends.xen.xenstore.wire import Decoder, Operation, Packet, encode_packet, strings
 
 
@@ -63,7 +64,7 @@ class Relay:
         return found
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_unix_connection(self._daemon)
+        far_reader, far_writer = await asyncio.open_unix_connection(sock=await connected(self._daemon))
         self._writers |= {writer, far_writer}
         for task in (
             asyncio.create_task(self._up(reader, far_writer)),

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from xenops.errors import FailedToStartEmulator, Fault, StepTimedOut
+from xenops.sockets import connected
 from xenops.types.process import Program
 from xenops.types.vm import Vm
 from xenopsd.backends.xen.devicemodel import nodes
@@ -102,7 +103,7 @@ def _last(words: Words) -> str:
 async def _hand_over(places: Places, state: Path) -> None:
     """Give a QEMU that restores its state."""
     untrusted = await asyncio.to_thread(state.read_bytes)
-    _, writer = await asyncio.open_unix_connection(places.incoming)
+    _, writer = await asyncio.open_unix_connection(sock=await connected(places.incoming))
     try:
         writer.write(untrusted)
         await writer.drain()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xenops.errors import IoError, StepTimedOut
+from xenops.sockets import connected
 from xenopsd.backends.xen.devicemodel.qmp import (
     Conversation,
     Event,
@@ -57,7 +58,7 @@ class Monitor:
         monitor = None
         try:
             async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_unix_connection(path, limit=_CHUNK)
+                reader, writer = await asyncio.open_unix_connection(sock=await connected(path), limit=_CHUNK)
                 monitor = cls(path, reader, writer, on_event)
                 await asyncio.shield(monitor._greeted)
                 await monitor.execute("qmp_capabilities", timeout_s=timeout_s)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from xenops.errors import IoError
-from xenops.intake import Intake
+from xenops.sockets import Intake, connected
 from xenopsd.backends.xen.xenstore.wire import (
     Decoder,
     Operation,
@@ -65,7 +65,7 @@ class Connection(Intake):
         """Raises `OSError`, of which `TimeoutError` is one."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_unix_connection(lambda: cls(path, fired), path)
+            _, connection = await loop.create_unix_connection(lambda: cls(path, fired), sock=await connected(path))
         return connection
 
     def close(self) -> None:
