@@ -246,10 +246,20 @@ def test_no_second_one_takes_half_of_the_requests(tmp_path: Path, program: str, 
 def test_progress_comes_by_events(tmp_path: Path) -> None:
     async def work(stack: Stack, found: Where, xenops: Xenops) -> None:
         told: list[float] = []
+        under_way = asyncio.Event()
+
+        def tell(progress: float) -> None:
+            told.append(progress)
+            if 0.0 < progress < 1.0:
+                under_way.set()
+
         await xenops.VM.add(plain_vm("vm-1"))
-        await xenops.DEBUG.trigger("latency", ["vm.build", "200"])
-        await xenops.finished(await xenops.VM.start("vm-1"), on_progress=told.append)
+        await xenops.DEBUG.trigger("pause-call", ["vm.build"])
+        task = await xenops.VM.start("vm-1")
+        finishing = asyncio.create_task(xenops.finished(task, on_progress=tell))
+        await under_way.wait()
+        await xenops.DEBUG.trigger("release-call", ["vm.build"])
+        await finishing
         assert told[-1] == 1.0
-        assert any(0.0 < progress < 1.0 for progress in told)
 
     with_stack(tmp_path, work)

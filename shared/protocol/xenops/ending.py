@@ -38,8 +38,12 @@ class Waiting:
     def __init__(self, queue: str, timeout_s: float | None, on_progress: OnProgress | None, *, poll_s: float) -> None:
         self._queue, self._timeout_s, self._on_progress, self._poll_s = queue, timeout_s, on_progress, poll_s
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._looks = on_progress is not None  # first: who begins to look is told what was made before
 
     def poll_s(self) -> float:
+        if self._looks:
+            self._looks = False
+            return 0.0
         return self._poll_s if self._until is None else max(0.0, min(self._poll_s, self._until - time.monotonic()))
 
     def has_ended(self, task: task_types.Task) -> bool:
