@@ -69,6 +69,7 @@ class Connection(Intake):
     def connection_lost(self, exc: Exception | None) -> None:
         del self._server.connections[self]
         self._server.awake.pop(self, None)
+        self._leave_unread(0)
         self.session.lost(time.time())
         self._server.left()
 
@@ -78,7 +79,7 @@ class Connection(Intake):
 
     def resume_writing(self) -> None:
         self._paused = self._swamped = False
-        self.session.outbox.unread = 0
+        self._leave_unread(0)
         self.listen()
         self.session.resume(time.time())
 
@@ -91,12 +92,16 @@ class Connection(Intake):
         if session.state is State.CLOSED:
             self._server.part(self.transport)
         elif self._paused:
-            outbox.unread = self.transport.get_write_buffer_size()
+            self._leave_unread(self.transport.get_write_buffer_size())
             if outbox.unread > _ANSWERS_MAX + self._server.body_max:
                 self._swamped = True
                 self.listen()
         elif not outbox.writable:
             session.resume(time.time())
+
+    def _leave_unread(self, size: int) -> None:
+        self._server.switch.unread += size - self.session.outbox.unread
+        self.session.outbox.unread = size
 
     def tick(self, now: float) -> None:
         """See `Session.tick`."""

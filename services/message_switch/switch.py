@@ -12,7 +12,8 @@ from xenops.interfaces.switch import SWITCH_QUEUE
 
 # Above this a connection gets no further deliveries until it has read what it was sent.
 HIGH_WATER = 1 << 18
-# A direct reply has no queue to wait in: a peer this far behind with reading loses it.
+# A direct reply has no queue to wait in: a peer this far behind with reading loses it. All that do not read get together no
+# more than `Broker.bytes_max`: beyond that each loses what is above `HIGH_WATER`.
 REPLY_WATER = 1 << 25
 
 
@@ -40,12 +41,13 @@ class Waiting(Protocol):
 
 @dataclass
 class Switch:
-    """One broker, who may use it, and how far its ledger has been synced."""
+    """One broker, who may use it, how far its ledger has been synced, and how many bytes peers have left unread."""
 
     broker: Broker
     users: Users
     limits: Limits = field(default_factory=Limits)
     synced: int = 0
+    unread: int = 0
     waiting: dict[Waiting, None] = field(default_factory=dict)
     check: Callable[[Applicant, Guess], None] = _nobody_checks
     """Who finds out whether a guess holds, and tells the applicant."""
@@ -53,6 +55,10 @@ class Switch:
     def may_publish(self, user: User, exchange: str, routing_key: str) -> bool:
         """Whether that user may publish there, as far as the switch's own queue is concerned: the one place that says so."""
         return exchange != "" or routing_key != SWITCH_QUEUE or user.administrator
+
+    def loses_reply(self, outbox: "Outbox") -> bool:
+        """Whether that peer is, or all are together, so far behind with reading that it gets no direct reply."""
+        return outbox.behind > REPLY_WATER or (outbox.behind > HIGH_WATER and self.unread > self.broker.bytes_max)
 
     def on_synced(self, up_to: int) -> None:
         """The ledger is safe up to this number: tell the publishers that wait for it."""

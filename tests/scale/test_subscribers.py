@@ -138,3 +138,26 @@ def test_who_does_not_read_its_replies_gets_no_more_of_them(switch: Watched) -> 
     assert REPLY_WATER / 2 < most <= REPLY_WATER + 2 * REPLY_SIZE
     answering.close()
     asking.close()
+
+
+def test_all_who_do_not_read_their_replies_have_one_bound_together(switch: Watched) -> None:
+    bound, askers = 16 << 20, 8
+    assert switch.stop() == 0
+    switch.start("--memory-max", str(bound))
+    connections = [pika.BlockingConnection(pika.URLParameters(switch.url)) for _ in range(askers + 1)]
+    *asking, answering = (connection.channel() for connection in connections)
+    answering.queue_declare("service", durable=True)
+    for asker in asking:
+        asker.basic_consume("amq.rabbitmq.reply-to", lambda *_: None, auto_ack=True)
+        for _ in range(REPLIES // askers):
+            asker.basic_publish("", "service", b"?", BasicProperties(reply_to="amq.rabbitmq.reply-to"))
+    most = 0.0
+    requests = answering.consume("service", auto_ack=True, inactivity_timeout=PATIENCE_S)
+    for answered, (_, properties, _) in enumerate(requests, 1):
+        answering.basic_publish("", properties.reply_to, b"x" * REPLY_SIZE)
+        most = max(most, switch.figure("unread_bytes"))
+        if answered == REPLIES // askers * askers:
+            break
+    assert bound < most <= bound + askers * (HIGH_WATER + 2 * REPLY_SIZE)
+    for connection in connections:
+        connection.close()

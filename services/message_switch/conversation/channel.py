@@ -27,7 +27,7 @@ from message_switch.model.faults import ChannelFault, Code, ConnectionFault
 from message_switch.model.message import Entry
 from message_switch.model.queue import Consumer, Queue
 from message_switch.model.trace import Peer
-from message_switch.switch import REPLY_WATER, Outbox, Switch
+from message_switch.switch import Outbox, Switch
 
 Act = Callable[["Channel", Any], None]
 
@@ -97,7 +97,7 @@ class Channel:
 
     def deliver(self, consumer: Consumer, entry: Entry) -> None:
         """See `Sink`."""
-        if consumer.queue is None and self.outbox.behind > REPLY_WATER:
+        if consumer.queue is None and self.switch.loses_reply(self.outbox):
             return
         self._tag = tag = self._tag + 1
         if not consumer.no_ack and consumer.queue is not None:
