@@ -41,10 +41,11 @@ from xenopsd.migration.station import Station
 from xenopsd.operations import catalog
 from xenopsd.operations import check as checking
 from xenopsd.operations.operation import Operation
-from xenopsd.store.journal import Entry, Journal, Outcomes
+from xenopsd.store.journal import Entry, Journal
 from xenopsd.store.machine import Machine
 from xenopsd.store.machines import Machines
 from xenopsd.store.migrations import Phase
+from xenopsd.store.outcomes import Outcomes
 from xenopsd.store.transaction import Transaction
 
 log = logging.getLogger(__name__)

@@ -59,9 +59,10 @@ from xenopsd.migration.resolution import mend
 from xenopsd.migration.station import Station
 from xenopsd.resources import RESOURCES, Missing, complain, scan, search_path
 from xenopsd.store.database import Database
-from xenopsd.store.journal import Journal, Outcomes
+from xenopsd.store.journal import Journal
 from xenopsd.store.machines import Machines
 from xenopsd.store.migrations import Crossings
+from xenopsd.store.outcomes import Outcomes
 from xenopsd.updates import Updates
 
 log = logging.getLogger(PROGRAM)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One SQLite file in WAL mode, written by one thread that commits in groups.
 
-`write` only queues; `commit` returns once all that was queued before it survives a loss of power. Reading happens
+`write` only queues; `commit` returns once all that was queued before it survives a loss of power. Nearly all reading happens
 once, at start: the rooms beside this one keep what they need in memory.
 
 What cannot be written (a full disk) is owed: it is tried again until it can be, in order, so that memory and file never
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xenops.errors import IoError
-from xenopsd.store.file import open_store
+from xenopsd.store.file import open_store, reading
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Database:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._connection, self.salvaged = open_store(path)
+        self._reader = reading(path)
         self._thread = threading.Thread(target=self._write_in_groups, name="store", daemon=True)
         self._urgent = False
         self._thread.start()
@@ -62,6 +63,14 @@ class Database:
     def rows(self, query: str, parameters: tuple[Any, ...] = ()) -> Iterable[tuple[Any, ...]]:
         """Read, before anything is written: for start-up."""
         return self._connection.execute(query, parameters).fetchall()
+
+    def row(self, query: str, *parameters: Any) -> tuple[Any, ...] | None:
+        """The one row of what is written by now, at any time. Raises `IoError`."""
+        try:
+            found: tuple[Any, ...] | None = self._reader.execute(query, parameters).fetchone()
+        except sqlite3.Error as error:
+            raise IoError(str(self.path), str(error)) from None
+        return found
 
     def write(self, statement: str, *parameters: Any) -> None:
         """Queue a statement; it is durable after the next `commit`, or a moment later by itself."""
@@ -112,6 +121,7 @@ class Database:
             self._urgent = True
             self._lock.notify()
         self._thread.join()
+        self._reader.close()
         self._connection.close()
 
     def _flush(self) -> None:

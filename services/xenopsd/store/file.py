@@ -35,6 +35,7 @@ _TABLES = {  # the key first: as many columns as the second says
     "outcomes": ("message_id TEXT PRIMARY KEY, at INTEGER NOT NULL, reply BLOB NOT NULL", 1),
     "migrations": ("id TEXT PRIMARY KEY, at INTEGER NOT NULL, body BLOB NOT NULL", 1),
 }
+_BY_AGE = "CREATE INDEX IF NOT EXISTS outcomes_at ON outcomes (at)"
 _SEALED = {
     "machines": ("body",),
     "devices": ("body",),
@@ -53,6 +54,16 @@ def open_store(path: Path) -> tuple[sqlite3.Connection, bool]:
         return (_salvage(path, opened), True) if isinstance(opened, str) else (opened, False)
     except (sqlite3.Error, OSError) as error:
         raise IoError(str(path), f"{error}; restore a backup of it, or move it away to start empty") from None
+
+
+def reading(path: Path) -> sqlite3.Connection:
+    """The file again, for looking at while others write it. Raises `IoError`."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+    except sqlite3.Error as error:
+        raise IoError(str(path), str(error)) from None
+    connection.text_factory = _text
+    return connection
 
 
 def _opened(path: Path) -> sqlite3.Connection | str:
@@ -90,6 +101,7 @@ def _make_current(connection: sqlite3.Connection, path: Path) -> None:
             f"written by a newer xenopsd (schema {version}, this one knows {VERSION}); upgrade, or restore a backup",
         )
     if version == VERSION:
+        connection.execute(_BY_AGE)  # where an earlier build of ours had none
         return
     connection.execute("BEGIN IMMEDIATE")
     if version == 0:
@@ -104,6 +116,7 @@ def _make_current(connection: sqlite3.Connection, path: Path) -> None:
 def _create(connection: sqlite3.Connection) -> None:
     for table, (columns, _) in _TABLES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) STRICT, WITHOUT ROWID")
+    connection.execute(_BY_AGE)
 
 
 def _seal_all(connection: sqlite3.Connection) -> None:

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was accepted and what became of it: tasks, and the outcomes of requests by message id.
+"""What was accepted and what became of it.
 
 A task row is written when the task is accepted, marked when it begins and completed when it ends; what is found
 begun but not ended at start-up was interrupted.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from xenops.errors import IoError
 from xenops.types import task as wire
 from xenops.types.task import TaskState
 from xenopsd.store.database import Database
@@ -22,8 +20,6 @@ from xenopsd.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 _FORGET = "DELETE FROM tasks WHERE id = ?"
-_REMEMBER = "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)"
-_DISREMEMBER = "DELETE FROM outcomes WHERE message_id = ?"
 
 
 class Recorded(Protocol):
@@ -102,73 +98,12 @@ class Journal:
         return transaction
 
 
-class Outcomes:
-    """The replies to requests that change something, by message id, for as long as `keep_s`.
-
-    In one life of the daemon that is measured by a clock that nobody sets: a jump of the time of day forgets nothing.
-    `has_task` says whether a message id stands in the journal beside its task: then its outcome is durable already.
-    """
-
-    def __init__(
-        self, database: Database, *, keep_s: float, has_task: Callable[[str], bool] = lambda message_id: False
-    ) -> None:
-        self._database, self._keep_s, self._has_task = database, keep_s, has_task
-        self._replies: dict[str, tuple[float, bytes]] = {}  # since when, oldest first
-        now, moment = time.time(), time.monotonic()
-        for message_id, at, reply in database.rows("SELECT message_id, at, reply FROM outcomes ORDER BY at"):
-            try:
-                self._replies[message_id] = (moment - max(0.0, now - at), unseal(reply, *_reply(message_id)))
-            except Damaged as error:
-                log.error("the outcome of request %s is damaged and forgotten: %s", message_id, error)
-                database.write(_DISREMEMBER, message_id)
-
-    def recall(self, message_id: str) -> bytes | None:
-        """See `xenops.rpc.Outcomes`."""
-        known = self._replies.get(message_id)
-        return None if known is None else known[1]
-
-    def join(self, transaction: Transaction, message_id: str, reply: bytes) -> None:
-        """Have an outcome written with the change that it tells of: no crash comes between the two."""
-        transaction.write(_REMEMBER, message_id, int(time.time()), seal(reply, *_reply(message_id)))
-        transaction.then(lambda: self._keep(message_id, reply))
-
-    async def remember(self, message_id: str, reply: bytes) -> None:
-        """See `xenops.rpc.Outcomes`; a store that cannot be written owes it, and keeps nobody waiting."""
-        if self.recall(message_id) == reply:
-            return  # it was written with its change
-        self._keep(message_id, reply)
-        self._database.write(_REMEMBER, message_id, int(time.time()), seal(reply, *_reply(message_id)))
-        if self._has_task(message_id):
-            return
-        try:
-            await self._database.commit()
-        except IoError as fault:
-            log.warning("the outcome of request %s is not durable yet: %s", message_id, fault)
-
-    def _keep(self, message_id: str, reply: bytes) -> None:
-        self._replies.pop(message_id, None)  # it goes to the end: the newest
-        self._replies[message_id] = (time.monotonic(), reply)
-
-    def expire(self) -> None:
-        """Forget what is older than `keep_s`."""
-        limit = time.monotonic() - self._keep_s
-        for message_id in list(self._replies):
-            if self._replies[message_id][0] >= limit:
-                break
-            del self._replies[message_id]
-            self._database.write(_DISREMEMBER, message_id)
-
-
 def _record(id: str) -> tuple[str, ...]:
     return "tasks", "record", id
 
 
 def _payload(id: str) -> tuple[str, ...]:
     return "tasks", "payload", id
-
-
-def _reply(message_id: str) -> tuple[str, ...]:
-    return "outcomes", "reply", message_id
 
 
 def _place(id: str) -> tuple[int, int, str]:

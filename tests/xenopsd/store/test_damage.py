@@ -23,8 +23,9 @@ from xenops.types.vm import Vm
 from xenopsd.main import Daemon
 from xenopsd.store.database import Database
 from xenopsd.store.file import VERSION
-from xenopsd.store.journal import Journal, Outcomes
+from xenopsd.store.journal import Journal
 from xenopsd.store.machines import Machines
+from xenopsd.store.outcomes import Outcomes
 from xenopsd.store.seal import Damaged, seal, unseal
 
 COUNT = 200

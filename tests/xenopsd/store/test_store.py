@@ -16,9 +16,11 @@ from xenops.events import Kind
 from xenops.types.task import Completed
 from xenops.types.vm import Vm
 from xenopsd.engine.tasks import Task
+from xenopsd.store import outcomes as store_outcomes
 from xenopsd.store.database import Database
-from xenopsd.store.journal import Journal, Outcomes
+from xenopsd.store.journal import Journal
 from xenopsd.store.machines import Machines
+from xenopsd.store.outcomes import Outcomes
 
 
 def with_database(path: Path, work: Callable[[Database], Awaitable[None]]) -> None:
@@ -120,6 +122,7 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     script = """
 import asyncio, os, sys
 from pathlib import Path
+from xenopsd.store import outcomes as store_outcomes
 from xenopsd.store.database import Database
 from xenopsd.store.machines import Machines
 from tests.xenopsd.machines import plain_vm
@@ -180,7 +183,30 @@ def test_outcomes_are_kept_for_their_time(tmp_path: Path) -> None:
         assert outcomes.recall("m-1") == b"reply"
         assert outcomes.recall("m-2") is None
         outcomes.expire()
+        await database.commit()
         assert outcomes.recall("m-1") is None
+
+    with_database(tmp_path / "db", write)
+    with_database(tmp_path / "db", read)
+
+
+def test_most_outcomes_are_in_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_outcomes, "NEWEST", 3)
+    names = [f"m-{n}" for n in range(10)]
+
+    async def write(database: Database) -> None:
+        outcomes = Outcomes(database, keep_s=100.0)
+        for name in names:
+            await outcomes.remember(name, name.encode())
+        assert len(outcomes._newest) == 3
+        assert [outcomes.recall(name) for name in names] == [name.encode() for name in names]
+        await outcomes.remember("m-2", b"again")
+        assert outcomes.recall("m-2") == b"again"
+
+    async def read(database: Database) -> None:
+        outcomes = Outcomes(database, keep_s=100.0)
+        assert outcomes._newest == {}
+        assert [outcomes.recall(name) for name in ("m-2", "m-9", "m-10")] == [b"again", b"m-9", None]
 
     with_database(tmp_path / "db", write)
     with_database(tmp_path / "db", read)
