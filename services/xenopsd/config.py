@@ -57,6 +57,9 @@ class _Settings(BusSettings, frozen=True, kw_only=True):
     task_expiry: Annotated[
         float, Meta(gt=0, description="seconds for which an ended task is remembered when nobody destroys it")
     ] = 86400.0
+    task_limit: Annotated[
+        int, Meta(ge=0, description="ended tasks, the newest, that are remembered when nobody destroys them")
+    ] = 20_000
     outcome_expiry: Annotated[
         float, Meta(gt=0, description="seconds for which a repeated request gets its first outcome")
     ] = 86400.0

@@ -173,7 +173,7 @@ class Daemon:
     async def housekeeping(self) -> None:
         """Forget what is too old, every now and then, until cancelled."""
         while True:
-            for task in self.tasks.expire(older_than_s=self.settings.task_expiry):
+            for task in self.tasks.expire(older_than_s=self.settings.task_expiry, newest=self.settings.task_limit):
                 self.journal.forget(task)
             self.outcomes.expire()
             self._station.crossings.expire(older_than_s=self.settings.outcome_expiry)

@@ -232,10 +232,14 @@ class Tasks:
         if self._tasks.pop(task.id, None) and not task.private:
             self._removed(task)
 
-    def expire(self, *, older_than_s: float) -> list[Task]:
-        """Forget what ended longer ago than that; returns them."""
+    def expire(self, *, older_than_s: float, newest: int) -> list[Task]:
+        """Forget what ended longer ago than that, and what so many have ended after; returns them."""
         limit = time.monotonic() - older_than_s
-        gone = [task for task in self._tasks.values() if task.ended and task.ended_at < limit]
+        ended = sorted(
+            (task for task in self._tasks.values() if task.ended and not task.private), key=lambda task: task.ended_at
+        )
+        crowd = max(0, len(ended) - newest)
+        gone = [task for n, task in enumerate(ended) if n < crowd or task.ended_at < limit]
         for task in gone:
             self.forget(task.id)
         return gone
