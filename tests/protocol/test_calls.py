@@ -46,13 +46,18 @@ def test_while_nobody_serves_a_queue_one_call_goes_ahead_and_the_others_follow_i
     assert now, "another queue does not wait"
 
     assert calls.probe("q") is first
+    assert calls.probes(first)
     wire.send(first)
+    assert calls.probes(first), "what became of it is not known"
+    assert not calls.probes(second)
     assert calls.probe("q") is None, "one at a time"
     assert calls.returned(first.number) == "q"
+    assert not calls.probes(first)
     assert calls.confirmed(3, multiple=True) == []
     assert calls.probe("q") is first
     wire.send(first)
     assert calls.confirmed(4, multiple=False) == [second, third]
+    assert not calls.probes(first)
     assert calls.add("q", "d", repeatable=True)[1], "the queue is there now"
 
 

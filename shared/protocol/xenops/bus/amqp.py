@@ -34,6 +34,7 @@ _REPLY_TO = "amq.rabbitmq.reply-to"
 _CONNECT_TIMEOUT_S = 10.0
 _PAUSE_S = (0.05, 2.0)  # between attempts: the first, and the longest
 _PROBE_S = (0.05, 1.0)  # between looks at a queue that nobody serves
+_VERDICT_S = 0.25  # for what became of such a look that was just under way when the call's time was over
 _GOODBYE_S = 2.0
 _ACCESS_REFUSED = 403
 _RETRY_AFTER_MS = 500
@@ -287,6 +288,12 @@ class AmqpBus:
             self._send(call)
 
     def _expired(self, call: _Under, timeout_s: float) -> None:
+        if self._calls.probes(call):  # whether somebody has heard it this time, the broker is about to say
+            asyncio.get_running_loop().call_later(_VERDICT_S, self._over, call, timeout_s)
+        else:
+            self._over(call, timeout_s)
+
+    def _over(self, call: _Under, timeout_s: float) -> None:
         unheard = call.returned or not call.sent
         self._end(call, NoSuchService(call.queue) if unheard else TimedOut(call.queue, timeout_s))
 

@@ -104,6 +104,11 @@ class Calls(Generic[T]):
         held.probe = min(held.calls)
         return held.calls[held.probe]
 
+    def probes(self, call: Call[T]) -> bool:
+        """Whether the call is a probe of which the bus has not yet said what became of it."""
+        held = self._held.get(call.queue)
+        return held is not None and held.probe == call.number
+
     def answered(self, number: int) -> Call[T] | None:
         """A reply came; None if nobody waits for it any more."""
         call = self._calls.get(number)
