@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 
-ROOM = 1 << 16
+ROOM = 1 << 18  # several messages of 64 KiB: a quarter more of them than with room for less than one
 _AGAIN_S = 0.01
 
 
