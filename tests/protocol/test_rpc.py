@@ -12,7 +12,7 @@ import pytest
 
 from xenops import rpc as rpc_module
 from xenops.bus.memory import MemoryBus, MemorySwitch
-from xenops.bus.port import MSGPACK, UNREADABLE, Message
+from xenops.bus.port import JSON, MAX_BODY, MSGPACK, UNREADABLE, Message
 from xenops.errors import BadRequest, DeadlineExceeded, DoesNotExist, Fault, InternalError, UnknownMethod
 from xenops.idl import Interface, methods, rpc
 from xenops.rpc import Dispatcher, calling, request, stub, waiting_s
@@ -126,6 +126,23 @@ def test_a_stub_asks_and_a_dispatcher_answers() -> None:
             await shop.buy(7)  # type: ignore[arg-type]
         assert caught.value.path == "params.what"
         await bus.close()
+
+    run(test)
+
+
+def test_an_answer_that_no_broker_carries_is_a_fault() -> None:
+    async def test(dispatcher: Dispatcher, counter: Counter) -> None:
+        async def much(timeout: float) -> str:
+            return "x" * MAX_BODY
+
+        counter.wait = much  # type: ignore[assignment,method-assign]
+        dispatcher = Dispatcher([(Shop, counter)])
+        name, fields = await ask(dispatcher, message("SHOP.wait", {}))
+        assert name == "AnswerTooLong"
+        assert fields["size"] > fields["limit"] == MAX_BODY
+        asked = Message(b'{"jsonrpc": "2.0", "method": "SHOP.wait", "id": 7}', JSON)
+        reply = msgspec.json.decode((await dispatcher.answer(Handed(asked))).body)
+        assert (reply["id"], reply["error"]["data"]["name"]) == (7, "AnswerTooLong")
 
     run(test)
 

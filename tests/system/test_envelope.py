@@ -11,6 +11,7 @@ from pika.exceptions import ConnectionClosedByBroker
 
 from tests.system.foreigner import JSON, MSGPACK, Foreigner, on_stack
 from tests.system.test_malformed import METHODS, fault_of
+from tests.xenopsd.machines import plain_vm
 from xenops import wire
 
 
@@ -125,6 +126,22 @@ def test_a_huge_message_and_a_truncated_one(tmp_path: Path) -> None:
         assert fault is not None
         assert fault["name"] == "UnknownMethod"
         assert len(fault["message"]) < 300
+
+    on_stack(tmp_path, attack)
+
+
+def test_an_answer_beyond_what_the_bus_carries_is_a_fault_and_ends_no_connection(tmp_path: Path) -> None:
+    def attack(foreigner: Foreigner) -> None:
+        vm = msgspec.to_builtins(plain_vm("big"))
+        vm["xsdata"] = {f"vm-data/{n}": "x" * 2000 for n in range(4000)}
+        for n in range(3):
+            assert foreigner.ask("VM.add", {"vm": {**vm, "id": f"big-{n}"}})[1] is None
+        _, fault = foreigner.ask("VM.list")
+        assert fault is not None
+        assert fault["name"] == "AnswerTooLong"
+        assert foreigner.ask("VM.stat", {"id": "big-0"})[1] is None
+        for n in range(3):
+            assert foreigner.ask("VM.remove", {"id": f"big-{n}"})[1] is None
 
     on_stack(tmp_path, attack)
 

@@ -227,7 +227,10 @@ def test_tasks(tmp_path: Path) -> None:
         await xenops.Task.cancel(done)
         assert isinstance((await xenops.Task.stat(done)).state, Completed), "cancelling what has ended changes nothing"
         long = await xenops.VM.delay("vm-1", 3600.0)
-        assert [it.id for it in await xenops.Task.list()] == [done, long]
+        listed = await xenops.Task.list()
+        assert [it.id for it in listed] == [done, long]
+        assert listed[0].subtasks == [], "of what has ended, so many are kept that their steps would not fit"
+        assert len((await xenops.Task.stat(done)).subtasks) == 1
         assert isinstance((await xenops.Task.wait(long, 0.01)).state, Pending)
         await xenops.Task.destroy_on_finish(done)
         with pytest.raises(DoesNotExist):

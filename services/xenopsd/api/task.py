@@ -34,7 +34,7 @@ class TaskApi(Task):
             self._tasks.forget(id)
 
     async def list(self) -> list[wire.Task]:
-        return [task.record() for task in self._tasks if not task.private]
+        return [task.record(steps=not task.ended) for task in self._tasks if not task.private]
 
     async def destroy_on_finish(self, id: str) -> None:
         await self.destroy(id)

@@ -158,8 +158,8 @@ class Task:
         """The state of a task that did all its steps."""
         return Completed(duration_s=round(duration_s, 6), result=UNSET if self.result is None else self.result)
 
-    def record(self) -> wire.Task:
-        """The task as a client sees it."""
+    def record(self, *, steps: bool = True) -> wire.Task:
+        """The task as a client sees it, with its steps or without."""
         vm: str | UnsetType = UNSET if self.vm is None else self.vm
         return wire.Task(
             id=self.id,
@@ -168,7 +168,7 @@ class Task:
             dbg=self.dbg,
             ctime=self.ctime,
             state=self.state,
-            subtasks=list(self.subtasks),
+            subtasks=list(self.subtasks) if steps else [],
             debug_info={"cancel_points_seen": str(self.cancel_points_seen)},
             cancellable=self.cancellable,
         )

@@ -3,7 +3,7 @@
 
     Fault
       RequestFault        the request itself is at fault; nothing was done
-        BadRequest  UnknownMethod  DeadlineExceeded  Busy
+        BadRequest  UnknownMethod  DeadlineExceeded  Busy  AnswerTooLong
       StateFault          asked at the wrong time or of the wrong thing; nothing was changed
         AlreadyExists  DoesNotExist  Migrated  BadPowerState  DomainNotBuilt  InvalidVcpus  Unimplemented
         DeviceIsConnected  DeviceNotConnected  MediaNotEjectable  MediaPresent  MediaNotPresent
@@ -98,6 +98,14 @@ class Busy(RequestFault):
     sentence = "{what} is at its limit of waiting work; try again in {retry_after_ms} ms"
     what: str
     retry_after_ms: int
+
+
+class AnswerTooLong(RequestFault):
+    """The answer has more bytes than a message may have; ask for less at a time."""
+
+    sentence = "the answer has {size} bytes, and a message at most {limit}; ask for less at a time: stat, not list"
+    size: int
+    limit: int
 
 
 class StateFault(Fault):

@@ -22,8 +22,17 @@ from msgspec import UNSET
 
 from xenops import wire
 from xenops.asking import REPLY_TIMEOUT_S, request, stub, waiting_s
-from xenops.bus.port import JSON, MSGPACK, UNREADABLE, Delivery, Message
-from xenops.errors import BadRequest, Busy, DeadlineExceeded, Fault, InternalError, RequestFault, UnknownMethod
+from xenops.bus.port import JSON, MAX_BODY, MSGPACK, UNREADABLE, Delivery, Message
+from xenops.errors import (
+    AnswerTooLong,
+    BadRequest,
+    Busy,
+    DeadlineExceeded,
+    Fault,
+    InternalError,
+    RequestFault,
+    UnknownMethod,
+)
 from xenops.idl import Interface, Method, methods
 from xenops.service.log import work
 
@@ -108,19 +117,17 @@ class Dispatcher:
         try:
             name, raw, request_id = wire.decode_call(untrusted.body, untrusted.content_type)
             method, bound = self._find(name)
-            body = await self._once(method, bound, raw, delivery)
+            body = _spoken(await self._once(method, bound, raw, delivery), encoding, request_id)
             outcome = "ok"
         except Fault as fault:
-            body, outcome = wire.encode_fault(fault), fault.name
+            body, outcome = _spoken(wire.encode_fault(fault), encoding, request_id), fault.name
         except Exception as error:  # noqa: BLE001 (the edge: the caller gets a reference, the log the traceback)
             internal = _internal(name, error)
-            body, outcome = wire.encode_fault(internal), internal.name
+            body, outcome = _spoken(wire.encode_fault(internal), encoding, request_id), internal.name
         label = name if name in self._methods else "unknown"  # the name is the caller's text: no metric of its own
         self._observe(label, outcome, time.perf_counter() - began)
-        if encoding == JSON:
-            if request_id is UNSET:
-                return None
-            body = wire.as_json(body, request_id)
+        if encoding == JSON and request_id is UNSET:
+            return None
         return Message(body, content_type=encoding, correlation_id=untrusted.correlation_id)
 
     def _find(self, name: str) -> tuple[Method, Callable[..., Coroutine[Any, Any, Any]]]:
@@ -199,6 +206,14 @@ class Dispatcher:
             return await doing
         finally:
             self._waiting -= 1
+
+
+def _spoken(reply: bytes, encoding: str, request_id: Any) -> bytes:
+    """A reply as its caller reads it. Raises `AnswerTooLong`: no broker would carry it."""
+    body = wire.as_json(reply, request_id) if encoding == JSON else reply
+    if len(body) > MAX_BODY:
+        raise AnswerTooLong(len(body), MAX_BODY)
+    return body
 
 
 def _digest(method: Method, raw: msgspec.Raw) -> bytes:

@@ -8,8 +8,8 @@ from typing import TypeVar
 import pytest
 
 from xenops.bus.blocking import BlockingBus
-from xenops.bus.port import Delivery, Message
-from xenops.errors import Busy, ConnectionLost, NoSuchService, TimedOut
+from xenops.bus.port import MAX_BODY, Delivery, Message
+from xenops.errors import BadRequest, Busy, ConnectionLost, NoSuchService, TimedOut
 
 from .world import AmqpWorld, name, scenario
 
@@ -40,6 +40,15 @@ async def test_calls_are_answered(amqp_world: AmqpWorld) -> None:
         return [bus.call(queue, Message(body), timeout_s=10).body for body in bodies]
 
     assert await script(amqp_world.url, steps) == [b"1!", b"!", b"\xff" * 1_000_000 + b"!"]
+
+
+@scenario
+async def test_a_request_that_no_broker_carries_is_refused(amqp_world: AmqpWorld) -> None:
+    def steps(bus: BlockingBus) -> None:
+        with pytest.raises(BadRequest):
+            bus.call("anybody", Message(b"x" * (MAX_BODY + 1), message_id="m"), timeout_s=5)
+
+    await script(amqp_world.url, steps)
 
 
 @scenario

@@ -5,8 +5,8 @@ import asyncio
 
 import pytest
 
-from xenops.bus.port import Delivery, Message
-from xenops.errors import Busy, NoSuchService, TimedOut
+from xenops.bus.port import MAX_BODY, Delivery, Message
+from xenops.errors import BadRequest, Busy, NoSuchService, TimedOut
 
 from .world import World, name, scenario
 
@@ -65,6 +65,23 @@ async def test_big_bodies_go_both_ways(world: World) -> None:
     big = bytes(range(256)) * 12_000
     assert (await client.call(queue, Message(big), timeout_s=15)).body == big + b"!"
     assert (await client.call(queue, Message(b""), timeout_s=5)).body == b"!"
+
+
+@scenario
+async def test_a_body_that_no_broker_carries_costs_nobody_else_anything(world: World) -> None:
+    server, client, queue = await world.bus(), await world.bus(), name("huge")
+
+    async def answer(delivery: Delivery) -> Message:
+        return Message(b"x" * (MAX_BODY + 1) if delivery.message.body == b"huge" else b"!")
+
+    await server.serve(queue, answer)
+    with pytest.raises(BadRequest):
+        await client.call(queue, Message(b"x" * (MAX_BODY + 1)), timeout_s=5)
+    for message_id in (None, "m"):
+        with pytest.raises(TimedOut):
+            await client.call(queue, Message(b"huge", message_id=message_id), timeout_s=0.5)
+    assert await world.dead_letters() == [b"huge", b"huge"]
+    assert (await client.call(queue, Message(b"x"), timeout_s=5)).body == b"!"
 
 
 @scenario

@@ -24,10 +24,10 @@ from xenops.bus import meters
 from xenops.bus.calls import Call, Calls
 from xenops.bus.link import Lane, Link, close_link, open_link, parameters
 from xenops.bus.place import address_of, places
-from xenops.bus.port import EVENTS_EXCHANGE, Answer, Message, Receive, Subscription
+from xenops.bus.port import EVENTS_EXCHANGE, Answer, Message, Receive, Subscription, refuse_oversized
 from xenops.bus.serving import QueueType, Served, Subscribed, open_queue
 from xenops.bus.untrusted import message
-from xenops.errors import BadRequest, Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
+from xenops.errors import Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
 log = logging.getLogger(__name__)
 _REPLY_TO = "amq.rabbitmq.reply-to"
@@ -38,7 +38,6 @@ _VERDICT_S = 0.25  # for what became of such a look that was just under way when
 _GOODBYE_S = 2.0
 _ACCESS_REFUSED = 403
 _RETRY_AFTER_MS = 500
-_MAX_BODY = 16 << 20  # RabbitMQ closes the channel of who sends more
 _MAX_BUFFERED = 32 << 20
 _MAX_OWED = 1000
 _SUBSCRIBER_LIMIT = 10000
@@ -96,8 +95,7 @@ class AmqpBus:
     async def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
         if self._closed:
             raise ConnectionLost(self.address)
-        if len(request.body) > _MAX_BODY:
-            raise BadRequest("request", f"is {len(request.body)} bytes long, and at most {_MAX_BODY} are carried")
+        refuse_oversized(request)
         if self._link is not None and self._link.buffered > _MAX_BUFFERED:
             raise Busy("the connection to the switch", _RETRY_AFTER_MS)
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from amqp.exceptions import MessageNacked
 from kombu.connection import Connection  # `kombu.Connection` is looked up lazily, which two threads must not do at once
 
 from xenops.bus.place import Place, address_of, places
-from xenops.bus.port import EVENTS_EXCHANGE, JSON, Message
+from xenops.bus.port import EVENTS_EXCHANGE, JSON, Message, refuse_oversized
 from xenops.errors import Busy, ConnectionLost, NoSuchService, SwitchUnreachable, TimedOut
 
 _REPLY_TO = "amq.rabbitmq.reply-to"
@@ -75,6 +75,7 @@ class BlockingBus:
 
     def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
         """Send a request and wait for its reply; ends as `xenops.bus.port.Bus.call` does."""
+        refuse_oversized(request)
         until = time.monotonic() + timeout_s
         self._expected, self._reply = str(next(self._numbers)), None
         sent, pauses = False, _pauses()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from xenops.bus.port import DEAD_QUEUE, Answer, Message, Receive, Subscription
+from xenops.bus.port import DEAD_QUEUE, Answer, Message, Receive, Subscription, answered, refuse_oversized
 from xenops.errors import Busy, ConnectionLost, NoSuchService, TimedOut
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class _Served:
     async def _attend(self, delivery: _Delivery) -> None:
         request = delivery.message
         try:
-            reply = await self._answer(delivery)
+            reply = answered(await self._answer(delivery))
         except Exception:  # the edge: a request that breaks its server must not come back to it for ever
             log.exception("a request to %s broke its server and is now in %s", self._name, DEAD_QUEUE)
             if delivery in self._unaccepted:
@@ -248,6 +248,7 @@ class MemoryBus:
     async def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
         if self._closed:
             raise ConnectionLost(_ADDRESS)
+        refuse_oversized(request)
         reached = False
         try:
             async with asyncio.timeout(timeout_s):

@@ -13,10 +13,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from xenops.errors import AnswerTooLong, BadRequest
+
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 EVENTS_EXCHANGE = "xenops.events"
 DEAD_QUEUE = "xenops.dead"
+MAX_BODY = 16 << 20  # a broker closes the channel of who sends more, and delivers again what was to be answered there
 UNREADABLE = "x-unreadable"  # the only header of a message whose headers could not be decoded
 
 
@@ -32,6 +35,19 @@ class Message:
     headers: dict[str, Any] = field(default_factory=dict)
     routing_key: str = ""
     redelivered: bool = False
+
+
+def refuse_oversized(request: Message) -> None:
+    """Raise `BadRequest` for one that no broker would carry."""
+    if len(request.body) > MAX_BODY:
+        raise BadRequest("request", f"is {len(request.body)} bytes long, and at most {MAX_BODY} are carried")
+
+
+def answered(reply: Message | None) -> Message | None:
+    """The reply, as far as a broker would carry it: raises `AnswerTooLong`."""
+    if reply is not None and len(reply.body) > MAX_BODY:
+        raise AnswerTooLong(len(reply.body), MAX_BODY)
+    return reply
 
 
 class Delivery(Protocol):
@@ -64,7 +80,7 @@ class Bus(Protocol):
         """Say goodbye; calls under way end with `ConnectionLost`. Idempotent."""
 
     async def call(self, queue: str, request: Message, *, timeout_s: float) -> Message:
-        """Send a request and wait for its reply.
+        """Send a request and wait for its reply. Raises `BadRequest` for one of more than `MAX_BODY`.
 
         A request with a `message_id` is sent again after a reconnection, since its server remembers the first outcome;
         one without ends with `ConnectionLost`. While nobody has declared `queue`, it is tried again until `timeout_s`
@@ -75,8 +91,8 @@ class Bus(Protocol):
         """Declare the durable `queue` and hand every request to `answer`, side by side, at most `prefetch` at once.
 
         What `answer` returns is sent to the request's `reply_to`; a delivery it has not accepted by then is
-        acknowledged after that. An `answer` that raises has its delivery dead-lettered. More than `limit` waiting
-        requests are refused with `Busy`.
+        acknowledged after that. An `answer` that raises, or returns more than `MAX_BODY`, has its delivery
+        dead-lettered. More than `limit` waiting requests are refused with `Busy`.
         """
 
     async def servers(self, queue: str, *, limit: int = 10000) -> int:

@@ -15,7 +15,7 @@ from pika.spec import Basic, BasicProperties
 
 from xenops.bus.acks import Acks
 from xenops.bus.link import Lane, Link
-from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive
+from xenops.bus.port import DEAD_QUEUE, EVENTS_EXCHANGE, Answer, Message, Receive, answered
 from xenops.bus.untrusted import message
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Served:
     async def _attend(self, delivery: Delivered) -> None:
         request = delivery.message
         try:
-            reply = await self._answer(delivery)
+            reply = answered(await self._answer(delivery))
         except Exception:  # the edge: a request that breaks its server must not come back to it for ever
             log.exception("a request to %s broke its server and is now in %s", self._queue, DEAD_QUEUE)
             self._reject(delivery)

@@ -40,7 +40,7 @@ class Task(Interface, Protocol):
 
     @rpc(reads=True)
     async def list(self) -> list[task.Task]:
-        """All tasks that are not forgotten, oldest first."""
+        """All tasks that are not forgotten, oldest first; the steps of one that has ended are at `stat`."""
 
     @rpc(raises=(DoesNotExist,))
     async def destroy_on_finish(self, id: TaskId) -> None:
