@@ -176,7 +176,7 @@ class Daemon:
             for task in self.tasks.expire(older_than_s=self.settings.task_expiry, newest=self.settings.task_limit):
                 self.journal.forget(task)
             self.outcomes.expire()
-            self._station.crossings.expire(older_than_s=self.settings.outcome_expiry)
+            await self._arrivals.expire(older_than_s=self.settings.outcome_expiry)
             await asyncio.sleep(_HOUSEKEEPING_S)
 
     async def look_after_migrations(self) -> None:

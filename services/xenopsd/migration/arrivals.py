@@ -108,6 +108,27 @@ class Arrivals:
                 log.info("VM %s was %s when we ended", crossing.vm, crossing.phase.value)
                 self._spawn(self._decide(arrival) if prepared else self._give_up(arrival))
 
+    async def expire(self, *, older_than_s: float) -> None:
+        """Forget migrations that are over for so long, unless a source may not know that: it asks when it is there again."""
+        silent: set[str] = set()
+        for crossing in self._crossings.over(older_than_s=older_than_s):
+            ours = crossing.phase is Phase.GONE or crossing.peer == self._station.queue
+            if ours or await self._has_let_go(crossing, silent):
+                self._crossings.forget(crossing)
+            else:
+                self._crossings.postpone(crossing)
+
+    async def _has_let_go(self, crossing: Crossing, silent: set[str]) -> bool:
+        """Whether the source knows by now that the machine is ours; who is `silent` is not asked twice."""
+        if crossing.peer in silent:
+            return False
+        try:
+            return await self._hear(crossing) is Decision.KEPT  # it has nothing of it any more
+        except Fault as fault:
+            log.info("whether %s knows that VM %s is ours cannot be told: %s", crossing.peer, crossing.vm, fault)
+            silent.add(crossing.peer)
+            return False
+
     async def stop(self) -> None:
         """End all that is under way; the next life goes on."""
         for work in tuple(self._work):
@@ -207,12 +228,9 @@ class Arrivals:
             await self._give_up(arrival)
 
     async def _ask(self, arrival: Arrival) -> None:
-        async def ask(peer: Migration) -> Decision:
-            return await peer.decision(arrival.id, arrival.vm)
-
         arrival.end.on(Event.AGAIN)
         try:
-            decision = await self._station.peers.once(arrival.crossing.peer, ask)
+            decision = await self._hear(arrival.crossing)
         except ServiceFault as fault:
             log.warning("VM %s waits for %s to say whose it is: %s", arrival.vm, arrival.crossing.peer, fault)
             return
@@ -221,6 +239,12 @@ class Arrivals:
             arrival.tell()
         elif decision is Decision.KEPT and not arrival.given:
             self._abort(arrival)
+
+    async def _hear(self, crossing: Crossing) -> Decision:
+        async def ask(peer: Migration) -> Decision:
+            return await peer.decision(crossing.id, crossing.vm)
+
+        return await self._station.peers.once(crossing.peer, ask)
 
     def _abort(self, arrival: Arrival) -> None:
         arrival.end.on(Message.ABORT)

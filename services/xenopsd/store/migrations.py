@@ -131,18 +131,28 @@ class Crossings:
         self.damaged.remove(id)
         if crossing is None:
             self._database.write(_DROP, id)
-            return
-        crossing = msgspec.structs.replace(crossing, at=int(time.time()))
-        self._database.write(_PUT, id, crossing.at, seal(msgspec.msgpack.encode(crossing), *_key(id)))
-        self._keep(crossing)
+        else:
+            self._write(crossing)
 
-    def expire(self, *, older_than_s: float) -> None:
-        """Forget what is only kept to tell others."""
+    def over(self, *, older_than_s: float) -> list[Crossing]:
+        """Those that have been kept for so long only to tell others."""
         limit = int(time.time() - older_than_s)
-        for crossing in tuple(self._known.values()):
-            if crossing.phase in (Phase.GONE, Phase.SETTLED) and crossing.at < limit:
-                self._database.write(_DROP, crossing.id)
-                self._forget(crossing.id)
+        return [each for each in self if each.phase in (Phase.GONE, Phase.SETTLED) and each.at < limit]
+
+    def forget(self, crossing: Crossing) -> None:
+        """Nobody will ask for it any more."""
+        self._database.write(_DROP, crossing.id)
+        self._forget(crossing.id)
+
+    def postpone(self, crossing: Crossing) -> None:
+        """Keep it for as long again."""
+        self._write(crossing)
+
+    def _write(self, crossing: Crossing) -> None:
+        crossing = msgspec.structs.replace(crossing, at=int(time.time()))
+        sealed = seal(msgspec.msgpack.encode(crossing), *_key(crossing.id))
+        self._database.write(_PUT, crossing.id, crossing.at, sealed)
+        self._keep(crossing)
 
     def _keep(self, crossing: Crossing) -> None:
         self._forget(crossing.id)

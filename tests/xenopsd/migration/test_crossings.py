@@ -57,8 +57,13 @@ def test_only_what_is_over_is_forgotten(tmp_path: Path) -> None:
         database = Database(tmp_path / "db")
         crossings = Crossings(database)
         await put(crossings, *(a_crossing(phase, phase.value, phase.value) for phase in Phase))
-        crossings.expire(older_than_s=-10)
-        assert {crossing.phase for crossing in crossings} == set(Phase) - {Phase.GONE, Phase.SETTLED}
+        assert crossings.over(older_than_s=10) == []
+        over = crossings.over(older_than_s=-10)
+        assert {crossing.phase for crossing in over} == {Phase.GONE, Phase.SETTLED}
+        crossings.postpone(over[0])
+        crossings.forget(over[1])
+        await database.commit()
+        assert {crossing.id for crossing in Crossings(database)} == {phase.value for phase in Phase} - {over[1].id}
         database.close()
 
     asyncio.run(run())

@@ -18,6 +18,7 @@ from xenops.errors import Migrated
 from xenops.types.task import Pending
 from xenops.types.vm import PowerState
 from xenopsd.store.machine import Machine
+from xenopsd.store.migrations import Phase
 
 VM = "vm-1"
 RUNNING = PowerState.RUNNING
@@ -126,6 +127,33 @@ def test_a_source_that_gives_up(harm: Harm, answer: bool, tmp_path: Path) -> Non
         await asking
 
     tell(tmp_path, play)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_source_that_is_away_for_longer_than_is_remembered(reachable: bool, tmp_path: Path) -> None:
+    """It has decided, and the destination knows that from asking; the source hears only days later that its machine has arrived."""
+
+    async def run() -> None:
+        async with asyncio.timeout(55), two(tmp_path) as hosts:
+            here, there = hosts
+            misfortunes = Misfortunes(hosts)
+            await started(here)
+            misfortunes.unsaid.add("Migration.commit")
+            asking = asyncio.create_task(asked(here, there))
+            crossings = there.daemon.control.migration.crossings
+            while [it.phase for it in crossings] != [Phase.SETTLED]:  # noqa: ASYNC110 (nobody is told)
+                await asyncio.sleep(0.05)
+            if not reachable:
+                misfortunes.unsaid.add("Migration.decision")
+            await there.daemon._arrivals.expire(older_than_s=-10)
+            await misfortunes.over()
+            await asking
+            await in_order(*hosts, RUNNING)
+            for host in hosts:
+                await host.daemon._arrivals.expire(older_than_s=-10)
+            assert [list(host.daemon.control.migration.crossings) for host in hosts] == [[], []]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("when", ["first", "middle", "last"])
