@@ -9,7 +9,8 @@ record before it is reported and stepped over: the word tells where the next one
 knows it. When much of the file is history
 that no longer matters, it is written anew beside the old one and renamed over it.
 
-Without room on the disk nothing is confirmed, `on_full` says so, and the same is tried again until there is room. Any other
+Without room on the disk nothing is confirmed, `on_full` says so, and the same is tried again until there is room; some of it
+we make ourselves when most of the file is history, in a spare room that was set aside for that. Any other
 write that fails, and any sync, ends `run` with the error: a switch that cannot keep its word about durability must stop.
 """
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MAGIC, WORDLESS = b"XMSJ0002", b"XMSJ0001"  # the older one is read, and written anew at the first occasion
 _WORD = 8
+_BEGIN = len(MAGIC) + 2 * _WORD
 _HEAD = struct.Struct(">II")
 # That something is settled may be lost: it is then delivered again. So it need not hurry, but should not wait for long.
 _LAZY_S = 0.05
@@ -43,6 +45,8 @@ _LAZY_S = 0.05
 _IN_HAND_S = 0.002
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_S = 0.5
+_REWRITE_AGAIN_S = 5.0  # after there was no room for it
+_SPARE = 64 << 10  # for what is left once nearly everything is settled
 
 
 class NoRoom(OSError):
@@ -59,9 +63,11 @@ class Journal:
         self.on_synced: Callable[[int], None] = lambda up_to: None
         self.on_full: Callable[[bool], None] = lambda full: None
         self.snapshot: Callable[[], Iterable[Record]] = lambda: ()
+        self.alive: Callable[[], int] = lambda: 0  # about how many bytes the snapshot would have
         self._rewrite_bytes = rewrite_bytes
-        self._fd = -1
+        self._fd = self._folder = -1
         self._base = 0  # its size when it was last written anew
+        self._rewrite_at = 0.0  # not before this is it tried again
         self._noted = 0
         self._pending: dict[int, Record] = {}
         self._due = asyncio.Event()
@@ -75,17 +81,25 @@ class Journal:
     def open(self) -> Iterator[Record]:
         """What stands in the file, to be read to its end; a torn tail is cut off, and kept beside it for a look."""
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._new.unlink(missing_ok=True)  # of a switch that was killed
         good = 0
         if size := os.fstat(self._fd).st_size:
             with mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ) as untrusted:
                 good, self._word = _beginning(untrusted)
+                if not good and size > _BEGIN:
+                    raise OSError(
+                        f"{self.path} begins with {untrusted[: len(MAGIC)]!r}: a newer switch wrote it, or it is damaged; "
+                        "upgrade, restore a backup of it, or move it away to start empty"
+                    )
                 self._old = bool(good) and not self._word
                 for after, record in parse(untrusted, self._damaged):
                     good = after
                     yield record
                 if good < size:
                     log.warning("%s: cut %d torn bytes after %d good ones", self.path, size - good, good)
-                    self.path.with_suffix(".cut").write_bytes(untrusted[good:])
+                    with _whatever_comes("the torn bytes are not kept"):
+                        self.path.with_suffix(".cut").write_bytes(untrusted[good:])
         os.ftruncate(self._fd, good)
         os.lseek(self._fd, good, os.SEEK_SET)
         self._word = self._word or secrets.token_bytes(_WORD)
@@ -94,8 +108,9 @@ class Journal:
             write_all(self._fd, head)
             good = len(head)
         os.fsync(self._fd)
-        _sync_directory(self.path.parent)
+        os.fsync(self._folder)
         self.size = good
+        self._set_aside()
 
     def _damaged(self, start: int, end: int) -> None:
         log.error("%s: damaged from byte %d to %d: what stood there is lost, the rest is good", self.path, start, end)
@@ -119,11 +134,11 @@ class Journal:
     def forget(self, number: int) -> bool:
         """See `Ledger`."""
         # While the disk is full something must stay to be tried again, for that is how it is found to have room.
-        return not self._full and self._pending.pop(number, None) is not None
+        may = not self._full or len(self._pending) > 1
+        return may and self._pending.pop(number, None) is not None
 
     async def run(self) -> None:
         """Sync what is noted, until `close`; then the rest of it."""
-        loop = asyncio.get_running_loop()
         while not (self._closing.is_set() and not self._pending):
             if not self._closing.is_set():
                 await self._due.wait()
@@ -136,13 +151,7 @@ class Journal:
             noted, self._pending = self._pending, {}
             batch, up_to = b"".join(frame(record, self._word) for record in noted.values()), self._noted
             try:
-                if self._old or (
-                    self.size + len(batch) > self._rewrite_bytes and self.size + len(batch) > 3 * self._base
-                ):
-                    # The snapshot holds what the batch says, so the batch itself need not be written.
-                    await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
-                else:
-                    await loop.run_in_executor(self._thread, self._append, batch)
+                await self._write(batch)
             except NoRoom as error:
                 if self._closing.is_set():
                     raise
@@ -163,7 +172,31 @@ class Journal:
         finally:
             self._thread.shutdown()
             os.close(self._fd)
-            self._fd = -1
+            os.close(self._folder)
+            self._fd = self._folder = -1
+
+    async def _write(self, batch: bytes) -> None:
+        """Add it, or write everything anew. Raises `NoRoom` when there is none for either."""
+        loop = asyncio.get_running_loop()
+        longer = self.size + len(batch)
+        long = longer > max(self._rewrite_bytes, 3 * self._base) and loop.time() >= self._rewrite_at
+        full: NoRoom | None = None
+        if not (self._old or long):
+            try:
+                await loop.run_in_executor(self._thread, self._append, batch)
+                return
+            except NoRoom as error:
+                if longer < 2 * self.alive() or loop.time() < self._rewrite_at:
+                    raise
+                full = error
+        try:
+            # The snapshot holds what the batch says, so the batch itself need not be written.
+            await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
+        except NoRoom:
+            self._rewrite_at = loop.time() + _REWRITE_AGAIN_S
+            if self._old or full:
+                raise
+            await loop.run_in_executor(self._thread, self._append, batch)
 
     async def _wait_for_room(self, error: OSError) -> None:
         if not self._full:
@@ -194,8 +227,18 @@ class Journal:
         self.size += len(batch)
 
     def _rewrite(self, records: list[Record]) -> None:
-        beside = self.path.with_suffix(".new")
-        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._spare.unlink(missing_ok=True)
+        try:
+            self._rewrite_beside(records)
+        finally:
+            self._set_aside()
+
+    def _rewrite_beside(self, records: list[Record]) -> None:
+        beside = self._new
+        try:
+            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:  # with every descriptor taken, it is for later as well
+            raise NoRoom(*error.args) if error.errno in (errno.EMFILE, errno.ENFILE) else _told(error) from None
         size = 0
         try:
             for piece in itertools.chain((header(self._word),), (frame(record, self._word) for record in records)):
@@ -203,7 +246,7 @@ class Journal:
                 size += len(piece)
             self._sync(fd)
             os.rename(beside, self.path)
-            _sync_directory(self.path.parent)
+            os.fsync(self._folder)
         except OSError:
             os.close(fd)
             beside.unlink(missing_ok=True)
@@ -212,6 +255,23 @@ class Journal:
         self._fd = fd
         self._old = False
         self.size = self._base = size
+
+    @property
+    def _new(self) -> Path:
+        return self.path.with_suffix(".new")
+
+    @property
+    def _spare(self) -> Path:
+        return self.path.with_suffix(".spare")
+
+    def _set_aside(self) -> None:
+        """Room that nobody else gets, to write anew what is left when the disk is full."""
+        with _whatever_comes("no room is set aside for a full disk"):
+            fd = os.open(self._spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _SPARE)
+            finally:
+                os.close(fd)
 
     def _sync(self, fd: int) -> None:
         started = time.perf_counter()
@@ -257,11 +317,10 @@ def _beginning(untrusted: bytes | mmap.mmap) -> tuple[int, bytes]:
     magic = untrusted[: len(MAGIC)]
     if magic == WORDLESS:
         return len(MAGIC), b""
-    begin = len(MAGIC) + 2 * _WORD
-    if magic != MAGIC or len(untrusted) < begin:
+    if magic != MAGIC or len(untrusted) < _BEGIN:
         return 0, b""
-    word, again = untrusted[len(MAGIC) : len(MAGIC) + _WORD], untrusted[len(MAGIC) + _WORD : begin]
-    return begin, word if untrusted.find(word, begin) >= 0 else again
+    word, again = untrusted[len(MAGIC) : len(MAGIC) + _WORD], untrusted[len(MAGIC) + _WORD : _BEGIN]
+    return _BEGIN, word if untrusted.find(word, _BEGIN) >= 0 else again
 
 
 def _one(untrusted: bytes | mmap.mmap, at: int, word: bytes) -> tuple[Record | None, int]:
@@ -286,14 +345,17 @@ def write_all(fd: int, data: bytes) -> None:
         while view:
             view = view[os.write(fd, view) :]
     except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise NoRoom(*error.args) from None
-        raise
+        raise _told(error) from None
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _told(error: OSError) -> OSError:
+    return NoRoom(*error.args) if error.errno in _NO_ROOM else error
+
+
+@contextlib.contextmanager
+def _whatever_comes(lack: str) -> Iterator[None]:
+    """What we can do without."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield
+    except OSError as error:
+        log.warning("%s: %s", lack, error)

@@ -69,6 +69,7 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     journal.on_synced = switch.on_synced
     journal.on_full = lambda full: broker.lack("disk", full)
     journal.snapshot = lambda: snapshot(broker)
+    journal.alive = lambda: broker.queued_bytes
     syncing = asyncio.create_task(journal.run())
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -91,12 +92,12 @@ async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, 
         authority = Path(settings.tls_client_ca) if settings.tls_client_ca else None
         context = server_context(Path(settings.tls_certificate), Path(settings.tls_key), authority)
         await server.listen_tls(settings.tls_host, settings.tls_port, context)
-        write_atomically(Path(settings.data) / "tls-port", f"{server.tls_port}\n")
+        _tell_port(Path(settings.data) / "tls-port", server.tls_port, chosen=settings.tls_port)
     if settings.host:
         if settings.host not in _LOOPBACK:
             log.warning("listening on %s, beyond this host: nothing that is said there is encrypted", settings.host)
         await server.listen_tcp(settings.host, settings.port)
-        write_atomically(Path(settings.data) / "port", f"{server.port}\n")
+        _tell_port(Path(settings.data) / "port", server.port, chosen=settings.port)
     if settings.metrics_port:
         # Its library is a tenth of our memory, so only who wants metrics reads it.
         figures = import_module("message_switch.metrics")
@@ -106,6 +107,16 @@ async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, 
         await figures.serve(PROGRAM, settings.metrics_host, settings.metrics_port)
     log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
     notify_ready()
+
+
+def _tell_port(path: Path, port: int, *, chosen: int) -> None:
+    """Who knows the port that was chosen can do without the file, as when the disk is full."""
+    try:
+        write_atomically(path, f"{port}\n")
+    except OSError as error:
+        if not chosen:
+            raise
+        log.warning("%s cannot be written: %s", path, error)
 
 
 def _forget_ports(data: Path) -> None:

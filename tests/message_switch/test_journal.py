@@ -2,7 +2,9 @@
 """The journal gives back what was written: all of it, or all up to where a crash tore it."""
 
 import asyncio
+import errno
 import os
+import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -162,6 +164,26 @@ def test_an_older_journal_is_read_and_written_anew(tmp_path: Path) -> None:
     asyncio.run(upgraded())
 
 
+@pytest.mark.parametrize("beginning", [b"XMSJ0003", b"XMSJ0000", b"\0" * 8, b"SQLite f"])
+def test_what_a_newer_switch_wrote_is_left_alone(tmp_path: Path, beginning: bytes) -> None:
+    path, untouched = tmp_path / "journal", beginning + WHOLE[len(MAGIC) :]
+    path.write_bytes(untouched)
+    with pytest.raises(OSError, match="upgrade, restore a backup of it, or move it away"):
+        list(Journal(path).open())
+    assert path.read_bytes() == untouched
+
+
+def test_a_full_disk_keeps_nobody_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(WHOLE + b"torn")
+    (tmp_path / "journal.new").write_bytes(b"left by one that was killed")
+    (tmp_path / "journal.cut").mkdir()  # it cannot be written
+    monkeypatch.setattr(os, "posix_fallocate", _is_full)
+    assert list(Journal(path).open()) == RECORDS
+    assert path.read_bytes() == WHOLE
+    assert not (tmp_path / "journal.new").exists()
+
+
 @pytest.mark.parametrize("lost", range(len(RECORDS)))
 def test_what_is_left_after_damage_is_usable(lost: int) -> None:
     broker = Broker()
@@ -191,7 +213,49 @@ def test_compaction_keeps_what_is_alive(tmp_path: Path) -> None:
         assert await reopened(path) == alive
 
     asyncio.run(grow())
-    assert sorted(os.listdir(tmp_path)) == ["journal"]
+    assert sorted(os.listdir(tmp_path)) == ["journal", "journal.spare"]
+
+
+def test_without_a_free_descriptor_it_is_compacted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, plainly = tmp_path / "journal", os.open
+
+    def no_more(path: object, *arguments: int) -> int:
+        if str(path).endswith(".new"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return plainly(path, *arguments)  # type: ignore[arg-type]
+
+    async def grow() -> None:
+        journal = Journal(path, rewrite_bytes=4096)
+        assert list(journal.open()) == []
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", no_more)
+            await write(journal, RECORDS * 50)
+        assert await reopened(path) == RECORDS * 50
+
+    asyncio.run(grow())
+
+
+def test_while_the_disk_is_full_what_is_settled_is_not_remembered(tmp_path: Path) -> None:
+    async def full() -> None:
+        journal = Journal(tmp_path / "journal")
+        assert list(journal.open()) == []
+        told = asyncio.Event()
+        journal.on_full = lambda full: told.set() if full else None
+        journal.alive = lambda: 1 << 30  # nothing to be won by writing it anew
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (journal.size, hard))
+        try:
+            running = asyncio.create_task(journal.run())
+            first = journal.note(RECORDS[4])
+            await asyncio.wait_for(told.wait(), 10)
+            assert not journal.forget(first), "it is what is tried again"
+            assert all(journal.forget(journal.note(RECORDS[4])) for _ in range(100))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await journal.close(running)
+
+    asyncio.run(full())
+    assert [record for _, record in parse((tmp_path / "journal").read_bytes())] == [RECORDS[4]]
 
 
 def test_a_disk_that_fails_ends_it(tmp_path: Path) -> None:
@@ -299,6 +363,10 @@ def test_compaction_that_dies_at_any_step_leaves_one_of_the_two(
         assert await reopened(path) == (alive if step == "fsync" else RECORDS)
 
     asyncio.run(die())
+
+
+def _is_full(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _dies(*arguments: object) -> object:

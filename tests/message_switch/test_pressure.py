@@ -98,3 +98,21 @@ def test_a_full_disk_confirms_nothing_and_loses_nothing(process: Any) -> None:
     process.stop(signal.SIGKILL)
     process.start()
     assert drain(process.url) == list(range(60))
+
+
+def test_a_disk_that_is_full_of_history_has_room_again_once_it_is_consumed(process: Any) -> None:
+    process.start()
+    witness = Witness(process.url)
+    _, hard = resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE, (200_000, hard))
+    flood = Flood(process.url, 400, b"x" * 1000)
+    flood.start()
+    until(witness.connection, lambda: witness.told)
+    assert witness.told == ["low on disk"]
+    found: list[int] = []
+    while len(found) < 400:  # nobody makes room but who consumes
+        found += drain(process.url)
+    flood.join(30)
+    assert (flood.confirmed, found) == (400, list(range(400)))
+    until(witness.connection, lambda: witness.told[-1] == "go on")
+    witness.connection.close()
