@@ -291,6 +291,25 @@ def test_memory_has_an_end_and_says_so() -> None:
     assert broker.publish(message("q", b"x"), None).accepted
 
 
+def test_a_dead_letter_is_not_refused_for_lack_of_memory() -> None:
+    """It was taken in before, and confirmed: nobody would send it again."""
+    broker = Broker(bytes_max=10_000)
+    common = {"durable": True, "exclusive": False, "auto_delete": False}
+    broker.declare_queue("dead", None, untrusted={}, **common)
+    where: dict[str, object] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead", "x-message-ttl": 1}
+    work = broker.declare_queue("work", None, untrusted=where, **common)
+    accepted = 0
+    while broker.publish(message("work", b"x" * 100), None).accepted:
+        accepted += 1
+    assert accepted > 10
+    for entry in [work.get(no_ack=False) for _ in range(5)]:
+        assert entry is not None
+        work.reject(entry)
+    broker.now = 1.0
+    broker.sweep()
+    assert (len(work.ready), len(broker.queues["dead"].ready)) == (0, accepted)
+
+
 def test_figures_for_prometheus() -> None:
     broker = Broker(now=10.0)
     options: dict[str, Any] = {"durable": True, "exclusive": False, "auto_delete": False, "untrusted": {}}

@@ -194,12 +194,13 @@ class Broker:
         consumer.sink.deliver(consumer, Entry(message, 0, self.now, FOREVER))
         return ROUTED
 
-    def _enqueue(self, message: Message, queues: Collection[Queue]) -> Outcome:
+    def _enqueue(self, message: Message, queues: Collection[Queue], *, moves: bool = False) -> Outcome:
+        """To these queues, as far as they take it; what only `moves` was taken in before, and is not refused for lack of memory."""
         if not queues:
             self.count.unroutable += 1
             return UNROUTABLE
         takers = [queue for queue in queues if not queue.refuses()]
-        if self.queued_bytes + message.size * len(takers) > self.bytes_max:
+        if not moves and self.queued_bytes + message.size * len(takers) > self.bytes_max:
             takers = []
         outcome = ROUTED if len(takers) == len(queues) else REFUSED
         if outcome is REFUSED:
@@ -261,7 +262,8 @@ class Broker:
                 targets = () if target is None else (target,)
             else:
                 targets = self.exchanges.route(self.exchanges[where], dead.routing_key)
-            self._enqueue(dead, [target for target in targets if not _in_circle(dead.deaths, target.name)])
+            onward = [target for target in targets if not _in_circle(dead.deaths, target.name)]
+            self._enqueue(dead, onward, moves=True)
             self._moved(queue, entry.message)
         else:
             self.settled(queue, entry)
