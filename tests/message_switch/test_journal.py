@@ -194,6 +194,13 @@ def test_what_is_left_after_damage_is_usable(lost: int) -> None:
         assert [entry.message.body for entry in broker.queues["q"].ready] == [b"body"]
 
 
+def test_a_queue_that_damage_has_taken_takes_no_other_one_s_messages() -> None:
+    broker = Broker()
+    shared = Stored(5, ["lost", "q"], 1.5, "x", "a.b", b"\0\0", b"body", None, ())
+    restore(broker, [RECORDS[2], shared])
+    assert [entry.message.body for entry in broker.queues["q"].ready] == [b"body"]
+
+
 @given(st.binary(max_size=200))
 def test_no_file_crashes_it(untrusted: bytes) -> None:
     assert list(parse(untrusted)) == []

@@ -82,7 +82,10 @@ def _redo(broker: Broker, record: records.Record, waiting: _Waiting) -> None:
         case records.Stored(number, names):
             broker.last_id = max(broker.last_id, number)
             for name in names:
-                waiting[name][number] = record
+                if name in waiting:
+                    waiting[name][number] = record
+                else:  # only after damage, and no reason for the others to lose it as well
+                    log.error("a message for queue %s, which is not known, is skipped", name)
         case records.Settled(number, name):
             waiting[name].pop(number, None)
         case records.LastId(number):
