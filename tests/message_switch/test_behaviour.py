@@ -74,6 +74,21 @@ def test_a_full_queue_refuses(channel: BlockingChannel, durable: Durable) -> Non
     channel.basic_publish("", queue, b"")
 
 
+@pytest.mark.parametrize("limit", [{"max_length": 1}, {"max_length_bytes": 3}])
+def test_what_is_given_back_to_a_full_queue_is_the_first_to_go(
+    channel: BlockingChannel, durable: Durable, limit: dict[str, int]
+) -> None:
+    dead = durable()
+    queue = durable(dead_letter_exchange="", dead_letter_routing_key=dead, **limit)
+    channel.basic_publish("", queue, b"old")
+    method, _, _ = fetch(channel, queue, auto_ack=False)
+    channel.basic_publish("", queue, b"new")
+    channel.basic_nack(method.delivery_tag, requeue=True)
+    assert fetch(channel, dead)[2] == b"old"
+    assert fetch(channel, queue)[2] == b"new"
+    assert fetch_count(channel, queue) == 0
+
+
 def test_a_full_queue_drops_its_oldest(channel: BlockingChannel, durable: Durable) -> None:
     dead = durable()
     queue = durable(max_length=2, dead_letter_exchange="", dead_letter_routing_key=dead)

@@ -160,7 +160,7 @@ class Queue:
             self._upkeep.discard(self, entry, "rejected")
 
     def requeue(self, entries: list[Entry]) -> None:
-        """Held messages come back to where they stood, marked as delivered before. The caller pumps."""
+        """Held messages come back to where they stood, marked as delivered before; of too many the first go. The caller pumps."""
         for entry in sorted(entries, key=lambda e: e.position, reverse=True):
             if self.held.pop(entry, self) is not None:
                 continue
@@ -169,6 +169,7 @@ class Queue:
             self.ready_bytes += len(entry.message.body)
             if entry.expires_at < FOREVER:
                 self._upkeep.alarm(entry.expires_at)
+        self._trim()
 
     def purge(self) -> int:
         """Forget what waits; how many that were."""
