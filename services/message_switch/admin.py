@@ -6,9 +6,8 @@ that says who may write to it. What comes by way of a dead-letter exchange was w
 """
 
 import asyncio
-import time
 
-from message_switch import properties
+from message_switch import clock, properties
 from message_switch.frames import short
 from message_switch.model.arguments import QueueArguments
 from message_switch.model.broker import Broker
@@ -32,7 +31,7 @@ class SwitchService:
 
     async def queues(self, prefix: str = "") -> list[QueueStat]:
         """See `SWITCH`."""
-        now, queues = time.time(), self._broker.queues
+        now, queues = clock.now(), self._broker.queues
         return [_stat(queues[name], now) for name in sorted(queues) if name.startswith(prefix) and name != SWITCH_QUEUE]
 
 
@@ -82,7 +81,7 @@ class Administration:
                 self._send(reply_to, reply, parts.get(_CORRELATION_ID))
         finally:
             self._consumer.unsettled -= 1
-            self._broker.now = time.time()
+            self._broker.now = clock.now()
             self._queue.settle(entry)
             self._queue.pump()
 
@@ -90,7 +89,7 @@ class Administration:
         parts = {_CONTENT_TYPE: short(reply.content_type)}
         if correlation_id is not None:
             parts[_CORRELATION_ID] = correlation_id
-        self._broker.now = time.time()
+        self._broker.now = clock.now()
         self._broker.publish(Stored("", reply_to, properties.join(parts), reply.body), None)
 
 

@@ -10,10 +10,10 @@ import secrets
 import signal
 import stat
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
+from message_switch import clock
 from message_switch.access.encryption import server_context
 from message_switch.access.users import Users, hashed
 from message_switch.admin import Administration
@@ -58,7 +58,7 @@ async def serve(settings: SwitchSettings, stop: asyncio.Event) -> int:
     lock = _lock(data)
     _forget_ports(data)  # of a switch that was killed
     journal = Journal(data / "journal", rewrite_bytes=settings.journal_rewrite)
-    broker = Broker(ledger=journal, now=time.time(), bytes_max=settings.memory_max)
+    broker = Broker(ledger=journal, now=clock.now(), bytes_max=settings.memory_max)
     password = _password(Path(settings.password_file) if settings.password_file else data / "password")
     limits = Limits(settings.frame_max, settings.channel_max, settings.heartbeat, settings.body_max)
     users = Users(settings.user, password, uid=os.getuid())
@@ -103,7 +103,7 @@ async def _open_doors(settings: SwitchSettings, server: Server, broker: Broker, 
         figures = import_module("message_switch.metrics")
         connections, journalled = (lambda: len(server.connections)), (lambda: journal.size)
         journal.observe = figures.fsync_histogram().observe
-        figures.REGISTRY.register(figures.SwitchCollector(broker, connections, server.unread, journalled, time.time))
+        figures.REGISTRY.register(figures.SwitchCollector(broker, connections, server.unread, journalled, clock.now))
         await figures.serve(PROGRAM, settings.metrics_host, settings.metrics_port)
     log.info("serving on %s:%d %s: %d queues", settings.host, server.port, settings.socket, len(broker.queues))
     notify_ready()

@@ -11,9 +11,9 @@ import os
 import socket
 import ssl
 import struct
-import time
 from pathlib import Path
 
+from message_switch import clock
 from message_switch.access.checks import Checks
 from message_switch.access.encryption import common_name
 from message_switch.access.users import User
@@ -47,7 +47,7 @@ class Connection(Intake):
         self.session = Session(
             self._server.switch,
             self._wake,
-            time.time(),
+            clock.now(),
             name=f"{self._kind}#{self._server.number()}",
             version=self._server.version,
             peer=self._server.known(transport),
@@ -56,7 +56,7 @@ class Connection(Intake):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self.session.receive(data, time.time())
+            self.session.receive(data, clock.now())
         except Exception:
             # A mistake of ours: this connection ends, the others go on.
             log.exception("%s: internal error", self.session.name)
@@ -70,7 +70,7 @@ class Connection(Intake):
         del self._server.connections[self]
         self._server.awake.pop(self, None)
         self._leave_unread(0)
-        self.session.lost(time.time())
+        self.session.lost(clock.now())
         self._server.left()
 
     def pause_writing(self) -> None:
@@ -81,14 +81,14 @@ class Connection(Intake):
         self._paused = self._swamped = False
         self._leave_unread(0)
         self.listen()
-        self.session.resume(time.time())
+        self.session.resume(clock.now())
 
     def flush(self) -> None:
         """Write what the session has to say."""
         session, outbox = self.session, self.session.outbox
         if outbox.parts and not self.transport.is_closing():
             self.transport.write(outbox.take())
-            session.spoke_at = time.time()
+            session.spoke_at = clock.now()
         if session.state is State.CLOSED:
             self._server.part(self.transport)
         elif self._paused:
@@ -97,7 +97,7 @@ class Connection(Intake):
                 self._swamped = True
                 self.listen()
         elif not outbox.writable:
-            session.resume(time.time())
+            session.resume(clock.now())
 
     def _leave_unread(self, size: int) -> None:
         self._server.switch.unread += size - self.session.outbox.unread
@@ -186,7 +186,7 @@ class Server:
         """Dismiss everybody, wait a little for their goodbyes, and go."""
         for listener in self._listeners:
             listener.close()
-        now = time.time()
+        now = clock.now()
         for connection in list(self.connections):
             connection.session.dismiss(now)
             self.wake(connection)
@@ -239,19 +239,19 @@ class Server:
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(_TICK_S, self._tick) if self.connections else None
-        now = time.time()
+        now = clock.now()
         for connection in list(self.connections):
             connection.tick(now)
 
     def _crowded(self) -> None:
-        now, short_of = time.time(), self.switch.broker.short_of
+        now, short_of = clock.now(), self.switch.broker.short_of
         log.warning("publishers wait: low on %s", ", ".join(short_of)) if short_of else log.warning("publishers go on")
         for connection in list(self.connections):
             connection.session.crowded(now)
             connection.listen()
 
     def _set_alarm(self, at: float) -> None:
-        when = self._loop.time() + max(0.0, at - time.time())
+        when = self._loop.time() + max(0.0, at - clock.now())
         if self._alarm is not None and not self._alarm.cancelled():
             if self._alarm.when() <= when:
                 return
@@ -261,7 +261,7 @@ class Server:
     def _sweep(self) -> None:
         self._alarm = None
         broker = self.switch.broker
-        broker.now = time.time()
+        broker.now = clock.now()
         broker.alarm(broker.sweep())
 
 

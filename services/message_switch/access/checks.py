@@ -8,11 +8,11 @@ moment ago, as when a hundred clients of one user come back at once.
 import asyncio
 import logging
 import os
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from message_switch import clock
 from message_switch.access.users import Applicant, Guess, Users
 from message_switch.model.faults import Code, ConnectionFault
 
@@ -50,7 +50,7 @@ class Checks:
             if not applicant.waits:
                 continue
             if (user := self._users.known_with(guess)) is not None:
-                applicant.checked(user, time.time())
+                applicant.checked(user, clock.now())
                 continue
             self._free -= 1
             checking = asyncio.get_running_loop().run_in_executor(self._threads, guess.holds)
@@ -63,5 +63,5 @@ class Checks:
         except Exception:
             log.exception("a password could not be checked")
             user = None
-        applicant.checked(user, time.time())
+        applicant.checked(user, clock.now())
         self._go_on()
