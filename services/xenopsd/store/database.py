@@ -5,7 +5,8 @@
 once, at start: the rooms beside this one keep what they need in memory.
 
 What cannot be written (a full disk) is owed: it is tried again until it can be, in order, so that memory and file never
-part for good. Only `write_or_refuse` gives up at once, and then its statements are as if they had never been asked for;
+part for good. What needs a page that the disk has damaged is left out, and everything else is written: the next start
+copies what can be read. Only `write_or_refuse` gives up at once, and then its statements are as if they had never been asked for;
 they are written in one transaction, all or none.
 """
 
@@ -155,25 +156,36 @@ class Database:
     def _transaction(self, writes: list[_Write]) -> dict[int, IoError]:
         """Write a group; answers which of it is itself at fault. Raises when nothing could be written."""
         refused: dict[int, IoError] = {}
-        if not writes:
-            return refused
+        while len(refused) < len(writes) and not self._together(writes, refused):
+            continue  # the rest of it again: SQLite writes nothing more in a transaction that has met damage
+        return refused
+
+    def _together(self, writes: list[_Write], refused: dict[int, IoError]) -> bool:
+        """Write what is not `refused`; false when one more has to be, for the damage that it needs."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for place, write in enumerate(writes):
+                if place in refused:
+                    continue
                 try:
                     self._execute(write.statements)
                 except Exception as error:
-                    if not _is_at_fault(error):
+                    damaged = _code(error) == sqlite3.SQLITE_CORRUPT
+                    if not damaged and not _is_at_fault(error):
                         raise
-                    log.critical(
-                        "the store refuses %s", "; ".join(text for text, _ in write.statements), exc_info=error
+                    hint = (
+                        ": the disk has damaged it; restart xenopsd, which copies what can be read" if damaged else ""
                     )
+                    texts = "; ".join(text for text, _ in write.statements)
+                    log.critical("the store refuses %s%s", texts, hint, exc_info=None if damaged else error)
                     refused[place] = IoError(str(self.path), str(error))
+                    if damaged:
+                        return False
             self._connection.execute("COMMIT")
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        return refused
+        return True
 
     def _execute(self, statements: tuple[Statement, ...]) -> None:
         """All of these, or none when one is at fault."""
@@ -232,4 +244,9 @@ def _is_at_fault(error: Exception) -> bool:
     """Whether a statement would fail on any disk."""
     if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return True
-    return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF) in _REFUSED
+    return _code(error) in _REFUSED
+
+
+def _code(error: Exception) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
+    return code & 0xFF

@@ -70,6 +70,14 @@ def roots_of(path: Path) -> set[int]:
         return {row[0] for row in store.execute("SELECT rootpage FROM sqlite_master")}
 
 
+def lose_page_of(path: Path, what: bytes) -> None:
+    with path.open("r+b") as file:
+        page = file.read().index(what) // PAGE
+        assert page + 1 not in roots_of(path)
+        file.seek(page * PAGE)
+        file.write(b"\xff" * PAGE)
+
+
 def pages_of(path: Path) -> int:
     return path.stat().st_size // PAGE
 
@@ -91,6 +99,32 @@ def test_any_page_may_be_lost(store: Path, tmp_path: Path, what: str) -> None:
         assert found(path) == left, "the next time there is nothing to mend"
         least = min(least, len(left) if page + 1 not in roots else COUNT)
     assert least >= (COUNT - 1 if what == "one byte" else COUNT // 2)
+
+
+def test_a_page_that_is_lost_while_we_run_costs_what_is_on_it(store: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(store, tmp_path / "xenopsd.db"))
+
+    async def run(database: Database) -> None:
+        machines, renamed = Machines(database), set[str]()
+        database._connection.execute("PRAGMA cache_size = 1")  # pages: what is not in memory is read again
+        lose_page_of(path, b"vm-100")
+        database.write("UPDATE machines SET seq = seq")  # owed, and it cannot be done
+        for name in sorted(NAMES):
+            try:
+                await registered(machines, msgspec.structs.replace(plain_vm(name), name="renamed"))
+            except IoError:
+                continue
+            renamed.add(name)
+        assert 0 < len(renamed) < COUNT
+        assert {name for name in NAMES if machines.find(name).vm.name == "renamed"} == renamed
+        await registered(machines, plain_vm("vm-999"))
+
+    with_database(path, run)
+    with_database(path, lambda database: _is_there(Machines(database), "vm-999"))
+
+
+async def _is_there(machines: Machines, vm: str) -> None:
+    assert vm in machines
 
 
 def test_what_was_damaged_is_kept_and_told(store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
