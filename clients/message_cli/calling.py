@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from message_cli.exits import Complaint, Exit
-from message_cli.program import Answering, person, program
+from message_cli.person import Lines, Person
+from message_cli.program import Answering, program
 from message_cli.session import Session
 from xenops import errors, wire
 from xenops.bus.port import JSON, Delivery, Message
@@ -34,12 +35,17 @@ async def call(session: Session) -> Any:
 
 
 async def serve(session: Session) -> None:
-    """Answer until interrupted."""
+    """Answer until interrupted, or until a person has left."""
     args = session.args
-    answering = program(args.program, args.timeout) if args.program else person()
-    await session.bus.serve(args.queue, lambda delivery: answer(delivery, answering), prefetch=args.at_once)
+    if args.program:
+        answering, ended = program(args.program, args.timeout), asyncio.Event()
+        await session.bus.serve(args.queue, lambda delivery: answer(delivery, answering), prefetch=args.at_once)
+    else:
+        person = Person(Lines(sys.stdin.fileno()))
+        ended = person.gone
+        await session.bus.serve(args.queue, person.answer, prefetch=args.at_once)
     print(f"message-cli: serving {args.queue}; Ctrl-C ends it", file=sys.stderr, flush=True)
-    await asyncio.get_running_loop().create_future()
+    await ended.wait()
 
 
 async def bench(session: Session) -> dict[str, Any]:

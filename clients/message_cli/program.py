@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who answers for `serve`: a program that is run for each request, or the person at the terminal."""
+"""A program that is run for each request and answers for `serve`."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 
 from xenops.errors import ProgramFailed, StepTimedOut
@@ -31,21 +30,5 @@ def program(argv: list[str], timeout_s: float) -> Answering:
         if child.returncode:
             raise ProgramFailed(argv[0], f"it ended with code {child.returncode}")
         return out
-
-    return answer
-
-
-def person() -> Answering:
-    """Print each request, one at a time, and read the reply up to a line with a single dot."""
-    turn = asyncio.Lock()
-
-    async def answer(body: bytes) -> bytes:
-        async with turn:
-            printable = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in body.decode("utf-8", "replace"))
-            print(f"{printable}\n-- reply, ending with a line of a single dot:", flush=True)
-            lines: list[bytes] = []
-            while (line := await asyncio.to_thread(sys.stdin.buffer.readline)) not in (b"", b".\n"):
-                lines.append(line)
-            return b"".join(lines)
 
     return answer

@@ -112,15 +112,6 @@ def test_a_program_that_fails_is_a_fault_by_name(cli: Any, serving: Any) -> None
     assert json.loads(ran.out)["fault"]["name"] == "ProgramFailed"
 
 
-def test_a_person_answers_up_to_a_single_dot(cli: Any, serving: Any) -> None:
-    queue = name()
-    child = serving(queue)
-    child.stdin.write("by hand\n.\n")
-    child.stdin.flush()
-    assert cli("call", queue, "hello").out == "by hand\n"
-    assert "hello" in child.stdout.readline()
-
-
 def test_what_waits_is_shown_without_secrets_and_stays(cli: Any, place: Place) -> None:
     queue = name()
     with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:

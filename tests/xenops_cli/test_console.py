@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console: what a script hears, and what becomes of a person's terminal."""
 
-import fcntl
 import json
 import os
-import pty
 import select
 import signal
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.terminal import Terminal
 from xenops.errors import DoesNotExist, NoSuchService
 from xenops_cli.console.listening import Listening
 
@@ -128,55 +125,13 @@ def test_a_viewer_is_run_with_the_address(cli: Any, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "seen").read_text(encoding="utf-8").startswith("127.0.0.1::")
 
 
-class Terminal:
-    """A person's terminal with the command line running in it."""
-
-    def __init__(self, argv: list[str], environ: dict[str, str]) -> None:
-        self.descriptor, self._inner = pty.openpty()
-        self.before = termios.tcgetattr(self._inner)
-        self.screen = ""
-        inner = self._inner
-
-        def own_terminal() -> None:
-            fcntl.ioctl(inner, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "fake.py"), *argv],
-            stdin=inner, stdout=inner, stderr=inner, start_new_session=True, preexec_fn=own_terminal,
-            env={**os.environ, "TERM": "xterm", **environ},
-        )  # fmt: skip
-
-    def see(self, text: str) -> None:
-        """Wait until something is on the screen."""
-        until = time.monotonic() + PATIENCE_S
-        while text not in self.screen:
-            ready, _, _ = select.select([self.descriptor], [], [], max(0.0, until - time.monotonic()))
-            assert ready, f"{text!r} did not appear; the screen shows {self.screen!r}"
-            self.screen += os.read(self.descriptor, 4096).decode("utf-8", "replace")
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.descriptor, keys)
-
-    def ends(self) -> int:
-        return self.process.wait(PATIENCE_S)
-
-    def is_as_before(self) -> bool:
-        return termios.tcgetattr(self._inner) == self.before
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self.descriptor)
-        os.close(self._inner)
-
-
 @pytest.fixture
 def terminal() -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def open_one(*argv: str, **environ: str) -> Terminal:
-        opened.append(Terminal(list(argv), environ))
+        argv = (sys.executable, str(HERE / "fake.py"), *argv)
+        opened.append(Terminal(list(argv), {**os.environ, "TERM": "xterm", **environ}))
         return opened[-1]
 
     yield open_one
