@@ -132,6 +132,7 @@ class Control:
         async def run(task: Task) -> None:
             calling.set(envelope)  # whoever's turn it was before may have begun this one
             try:
+                _refuse_if_late(envelope.deadline)
                 async with asyncio.timeout(EXCLUSIVE_S) as limit:
                     _undecided.set(limit)
                     await work()
@@ -236,8 +237,7 @@ class Control:
 
     def _job(self, operation: Operation, task: Task, message_id: str | None, deadline: int | None) -> Job:
         async def run(task: Task) -> None:
-            if deadline is not None and time.time() * 1000 > deadline:
-                raise DeadlineExceeded(deadline)
+            _refuse_if_late(deadline)
             try:
                 if operation.name == "VM.migrate":
                     self._migrating[operation.vm] = task
@@ -362,6 +362,11 @@ def _same(task: str, payload: bytes, operation: Operation) -> str:
     if catalog.decode(payload) != operation:
         raise BadRequest("message_id", "was used for another request; give each request an id of its own")
     return task
+
+
+def _refuse_if_late(deadline: int | None) -> None:
+    if deadline is not None and time.time() * 1000 > deadline:
+        raise DeadlineExceeded(deadline)
 
 
 def _as(state: VmState, power_state: PowerState | None) -> VmState:

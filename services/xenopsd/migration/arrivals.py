@@ -7,6 +7,7 @@ Nobody but their source knows of them until they are ours.
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import Context
 from functools import partial
 
 import msgspec
@@ -316,6 +317,6 @@ class Arrivals:
             self._control.announce(kind, id, change)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        running = asyncio.ensure_future(work)
+        running = asyncio.create_task(work, context=Context())  # not that of the request by which we heard of it
         self._work.add(running)
         running.add_done_callback(self._work.discard)

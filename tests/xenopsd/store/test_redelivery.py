@@ -6,14 +6,16 @@ import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.xenopsd.daemon import with_daemon
-from tests.xenopsd.machines import plain_vm
+from tests.xenopsd.machines import full_machine, plain_vm
 from xenops import wire
 from xenops.bus.port import Message
 from xenops.client import Xenops
 from xenops.errors import BadRequest
+from xenops.events import Kind
 from xenops.idl import methods
 from xenops.interfaces.xenops import VM
 from xenops.rpc import request
@@ -110,6 +112,31 @@ def test_a_clock_that_is_set_back_turns_no_order_around(tmp_path: Path, monkeypa
     with_daemon(tmp_path, only_accepted)
     monkeypatch.setattr("xenopsd.main.Workers", Workers)
     with_daemon(tmp_path, done)
+
+
+@pytest.mark.parametrize("method", ["VM.remove", "VBD.remove", "VM.import_metadata"])
+def test_nothing_that_has_waited_begins_after_its_deadline(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, machine = time.time, full_machine()
+    metadata = msgspec.to_builtins(machine.metadata())
+    asked = {"VM.remove": {"id": "vm-1"}, "VBD.remove": {"id": metadata["vbds"][0]["id"]}}
+    asked["VM.import_metadata"] = {"metadata": metadata | {"vbds": []}}
+
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        await xenops.VM.import_metadata(metadata)
+        daemon.workers.resize(0)
+        body = msgspec.msgpack.encode({"method": method, "params": asked[method]})
+        late = Message(body, headers={"deadline": int((now() + 60.0) * 1000)})
+        asking = asyncio.create_task(xenops.bus.call(xenops.queue, late, timeout_s=10.0))
+        while daemon.workers.depth()[0] == 0:  # noqa: ASYNC110 (nobody is told)
+            await asyncio.sleep(0)
+        monkeypatch.setattr(time, "time", lambda: now() + 3600.0)
+        daemon.workers.resize(1)
+        assert msgspec.msgpack.decode((await asking).body)["fault"]["name"] == "DeadlineExceeded"
+        assert len(await xenops.VBD.list("vm-1")) == len(machine.of(Kind.VBD))
+
+    with_daemon(tmp_path, work)
 
 
 def test_a_deadline_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
