@@ -48,9 +48,16 @@ class Switch:
     limits: Limits = field(default_factory=Limits)
     synced: int = 0
     unread: int = 0
+    begun: int = 0  # bytes of messages of which more is to come, at most as many as may wait
     waiting: dict[Waiting, None] = field(default_factory=dict)
     check: Callable[[Applicant, Guess], None] = _nobody_checks
     """Who finds out whether a guess holds, and tells the applicant."""
+
+    def begin(self, size: int) -> None:
+        """So many bytes more of a message that is not whole yet; who says them is told off when all begin too much together."""
+        self.begun += size
+        if self.begun > self.broker.bytes_max:
+            raise ConnectionFault(Code.RESOURCE_ERROR, f"{self.begun} bytes of messages were begun and not ended")
 
     def may_publish(self, user: User, exchange: str, routing_key: str) -> bool:
         """Whether that user may publish there, as far as the switch's own queue is concerned: the one place that says so."""

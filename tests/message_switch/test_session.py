@@ -12,7 +12,7 @@ from pika import BasicProperties, frame, spec
 
 from message_switch.access.users import Applicant, Guess, User, Users, hashed
 from message_switch.conversation.session import CLOSE_PATIENCE_S, Session, State
-from message_switch.frames import GREETING, HEARTBEAT_FRAME, content
+from message_switch.frames import GREETING, HEARTBEAT_FRAME, OVERHEAD, content
 from message_switch.model.broker import Broker
 from message_switch.switch import HIGH_WATER, Limits, Switch
 
@@ -216,6 +216,25 @@ def test_a_body_over_the_limit_closes_the_channel() -> None:
     peer.hear(HELLO)
     closed, pong = peer.hear(publish("q", b"x" * 5000) + method(2, spec.Channel.Open()))
     assert (closed.NAME, closed.reply_code, pong.NAME) == ("Channel.Close", 406, "Channel.OpenOk")
+
+
+def test_what_all_have_begun_and_not_ended_is_bounded() -> None:
+    switch = Switch(Broker(bytes_max=100_000), Users("xenops", "secret"))
+    first, second, third = Peer(switch), Peer(switch), Peer(switch)
+    last = -(60_000 % (4096 - OVERHEAD) + OVERHEAD)
+    whole = publish("q", b"x" * 60_000)
+    begun, rest = whole[:last], whole[last:]
+    for peer in (first, second, third):
+        peer.hear(HELLO)
+    assert not first.hear(begun)
+    closed = second.hear(begun)[-1]
+    assert (closed.NAME, closed.reply_code) == ("Connection.Close", 506)
+    second.session.lost(0.0)
+    first.hear(rest)
+    assert switch.begun == 0
+    third.hear(begun)
+    third.hear(method(1, spec.Channel.Close(200, "", 0, 0)))
+    assert switch.begun == 0
 
 
 def test_heartbeats_both_ways() -> None:

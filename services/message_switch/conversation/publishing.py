@@ -47,7 +47,7 @@ class Publishing:
         self._header: dict[int, bytes] | None = None
         self._raw_header = b""
         self._body: list[bytes] = []
-        self._missing = 0
+        self._missing = self._begun = 0
 
     def begin(self, untrusted: bytes) -> None:
         """basic.publish: its content is `awaited` now, and nothing else will do."""
@@ -68,7 +68,9 @@ class Publishing:
         if not self.awaited or self._header is not None:
             raise ConnectionFault(Code.UNEXPECTED_FRAME, "content header without basic.publish")
         self._header = self._read(untrusted)
-        if not self._missing:
+        if self._missing:
+            self._hold(len(untrusted))
+        else:
             self._complete(self._header, b"")
 
     def _read(self, untrusted: bytes) -> dict[int, bytes]:
@@ -89,11 +91,20 @@ class Publishing:
             raise ConnectionFault(Code.FRAME_ERROR, "more content than its header said")
         if self._missing:
             self._body.append(untrusted)
-        elif self._body:
-            body, self._body = b"".join((*self._body, untrusted)), []
-            self._complete(self._header, body)
+            self._hold(len(untrusted))
         else:
-            self._complete(self._header, untrusted)
+            body = b"".join((*self._body, untrusted)) if self._body else untrusted
+            self._let_go()
+            self._complete(self._header, body)
+
+    def _hold(self, size: int) -> None:
+        self._begun += size
+        self._switch.begin(size)
+
+    def _let_go(self) -> None:
+        self._body = []
+        self._switch.begun -= self._begun
+        self._begun = 0
 
     def confirm_select(self) -> None:
         """Publisher confirms, from here on."""
@@ -110,7 +121,8 @@ class Publishing:
         return bool(self._unconfirmed)
 
     def stop(self) -> None:
-        """Nobody waits for confirms any more."""
+        """Nobody waits for confirms any more, and what was begun has no end."""
+        self._let_go()
         self._unconfirmed.clear()
         self._switch.waiting.pop(self, None)
 
@@ -146,7 +158,7 @@ class Publishing:
             self._broker.count.confirmed += 1
             self._outbox.send(confirm(self.number, number))
             if not self._unconfirmed:
-                self.stop()
+                self._switch.waiting.pop(self, None)
 
     def _message(self, parts: dict[int, bytes], body: bytes) -> Message:
         if properties.USER_ID in parts and (said := properties.text(parts, properties.USER_ID)) != self.user.name:
