@@ -5,10 +5,11 @@ import asyncio
 
 import pytest
 
+from xenops.bus.amqp import AmqpBus
 from xenops.bus.port import Delivery, Message
 from xenops.errors import ConnectionLost, NoSuchService
 
-from .world import World, name, scenario
+from .world import AmqpWorld, World, name, scenario
 
 
 async def echo(delivery: Delivery) -> Message:
@@ -110,3 +111,29 @@ async def test_closing_ends_what_is_under_way(world: World) -> None:
     with pytest.raises(ConnectionLost):
         await client.call(queue, Message(b"x"), timeout_s=1)
     await client.close()
+
+
+@scenario
+async def test_a_reply_that_the_broker_does_not_carry_costs_no_other_one(amqp_world: AmqpWorld) -> None:
+    server, client, queue = await amqp_world.bus(), await amqp_world.bus(), name("refused")
+    assert isinstance(server, AmqpBus)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    seen: list[bytes] = []
+
+    async def answer(delivery: Delivery) -> Message:
+        seen.append(delivery.message.body)
+        arrived.set()
+        await go_on.wait()
+        return Message(b"done")
+
+    await server.serve(queue, answer)
+    call = asyncio.create_task(client.call(queue, Message(b"x"), timeout_s=10))
+    await arrived.wait()
+    link, out = server._link, server._out
+    assert out is not None
+    out.channel.basic_publish("no such exchange", "", b"")
+    while out.is_open:  # noqa: ASYNC110 (nobody is told)
+        await asyncio.sleep(0.01)
+    go_on.set()
+    assert (await call).body == b"done"
+    assert (seen, server._link) == ([b"x"], link)

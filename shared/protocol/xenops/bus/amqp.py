@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pika import spec
@@ -180,17 +180,31 @@ class AmqpBus:
         lane.channel.add_on_return_callback(self._returned)
         await lane.ask(lambda done: lane.channel.confirm_delivery(self._confirmed, done))
         await lane.ask(lambda done: lane.channel.basic_consume(_REPLY_TO, self._replied, auto_ack=True, callback=done))
-        out = await Lane(link, lambda error: link.abort()).open()
-        await lane.ask(
-            lambda done: lane.channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True, callback=done)
-        )
+        out = await self._open_out(link)
         for part in list(self._parts):
             await self._declare(part, link)
         self._lane, self._out, self._tag = lane, out, 0
         self._up.set()
         for call in self._calls.all():
             self._send(call)
-        while self._owed:
+        self._pay()
+
+    async def _open_out(self, link: Link) -> Lane:
+        out = await Lane(link, lambda error: self._out_closed(link, error)).open()
+        await out.ask(lambda done: out.channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True, callback=done))
+        return out
+
+    def _out_closed(self, link: Link, error: BaseException) -> None:
+        """The broker would not carry a reply or an event: that one is lost, and none of those that others wait for."""
+
+        async def again() -> None:
+            self._out = await self._open_out(link)
+            self._pay()
+
+        self._mend(link, error, _PAUSE_S[0], again)
+
+    def _pay(self) -> None:
+        while self._owed and self._out is not None and self._out.is_open:
             self.reply(*self._owed.popleft())
 
     async def _declare(self, part: Served | Subscribed, link: Link) -> None:
@@ -223,14 +237,27 @@ class AmqpBus:
     def failed(self, part: Served | Subscribed, error: BaseException) -> None:
         """The broker closed the channel of this part: declare it again after a while."""
         link = self._link
-        if link is None or not link.is_open or self._closed:
-            return
+
+        async def again() -> None:
+            if link is not None and part in self._parts:
+                await self._declare(part, link)
+
+        self._mend(link, error, _PAUSE_S[1], again)
+
+    def _mend(
+        self, link: Link | None, error: BaseException, pause_s: float, again: Callable[[], Awaitable[None]]
+    ) -> None:
+        if link is None or link is not self._link or not link.is_open or self._closed:
+            return  # the next connection has everything again
         log.warning("the switch at %s closed a channel, which is opened again: %s", self.address, error)
 
         async def mend() -> None:
-            await asyncio.sleep(_PAUSE_S[1] * random.uniform(0.5, 1.0))
-            if link.is_open and part in self._parts:
-                await self._declare(part, link)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            try:
+                if link.is_open:
+                    await again()
+            except AMQPError as error:
+                log.debug("it closed again: %r", error)  # and is mended again for that
 
         task = asyncio.create_task(mend())
         self._mending.add(task)
