@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a destination listens, as long as it expects somebody: a ticket is good for one connection.
 
-Who has none learns nothing but that the connection ends, and cannot keep it open for long.
+Who has none learns nothing but that the connection ends, and cannot keep it open for long; where too many come, those that
+came first go, for who has a ticket shows it at once.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ class Door:
         self._expected: list[Expected] = []
         self._server: asyncio.Server | None = None
         self._opening = asyncio.Lock()
-        self._strangers: set[asyncio.Task[None]] = set()
+        self._strangers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # in the order in which they came
         self.port = 0
 
     async def expect(self, vm: str, *, compress: bool) -> Expected:
@@ -89,7 +90,7 @@ class Door:
     def close(self) -> None:
         """Listen no more. Idempotent."""
         for stranger in tuple(self._strangers):
-            stranger.cancel()
+            self._turn_away(stranger)
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -106,11 +107,14 @@ class Door:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._strangers) >= _STRANGERS:
-            writer.close()
-            return
+            self._turn_away(next(iter(self._strangers)))
         greeting = asyncio.ensure_future(self._greet(reader, writer))
-        self._strangers.add(greeting)
-        greeting.add_done_callback(self._strangers.discard)
+        self._strangers[greeting] = writer
+        greeting.add_done_callback(lambda greeting: self._strangers.pop(greeting, None))
+
+    def _turn_away(self, stranger: "asyncio.Task[None]") -> None:
+        self._strangers.pop(stranger).close()
+        stranger.cancel()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
