@@ -157,7 +157,10 @@ class Server:
 
     async def listen_tls(self, host: str, port: int, context: ssl.SSLContext) -> None:
         """The same, encrypted; 0 takes a free port, see `tls_port`."""
-        listener = await self._loop.create_server(lambda: Connection(self, "tls"), host, port, ssl=context)
+        patience_s = self.switch.limits.handshake_s
+        listener = await self._loop.create_server(
+            lambda: Connection(self, "tls"), host, port, ssl=context, ssl_handshake_timeout=patience_s
+        )
         self.tls_port = listener.sockets[0].getsockname()[1]
         self._listeners.append(listener)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may log in, how, and what each user may do then."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,8 +21,12 @@ from hypothesis import strategies as st
 from pika import BasicProperties, exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
+from message_switch.access.encryption import server_context
 from message_switch.access.users import Guess, User, Users, hashed
+from message_switch.model.broker import Broker
 from message_switch.model.faults import ChannelFault
+from message_switch.server import Server
+from message_switch.switch import Limits, Switch
 from tests import brokers
 from tests.message_switch.conftest import START
 
@@ -238,6 +243,22 @@ def over_tls(process: Any, *, trusts: str, shows: str = "") -> pika.ConnectionPa
         else pika.PlainCredentials("xenops", process.password),
         connection_attempts=1,
     )
+
+
+def test_who_does_not_begin_to_encrypt_is_not_waited_for(tmp_path: Path) -> None:
+    certificate(tmp_path, "host")
+
+    async def run() -> None:
+        switch = Switch(Broker(), Users("own", "secret"), Limits(handshake_s=0.2))
+        server = Server(switch, version="0")
+        context = server_context(tmp_path / "host.pem", tmp_path / "host.key", None)
+        await server.listen_tls("127.0.0.1", 0, context)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.tls_port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await server.close()
+
+    asyncio.run(run())
 
 
 def test_tls(process: Any) -> None:

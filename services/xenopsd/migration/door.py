@@ -99,7 +99,11 @@ class Door:
         try:
             context = server_context(self._streams) if self._streams.tls else None
             self._server = await asyncio.start_server(
-                self._connected, self._streams.address, self._streams.port, ssl=context
+                self._connected,
+                self._streams.address,
+                self._streams.port,
+                ssl=context,
+                ssl_handshake_timeout=_GREETING_S if context else None,
             )
         except OSError as error:
             raise MigrationFailed(vm, f"the destination cannot listen for it: {error}") from None
