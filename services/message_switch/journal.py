@@ -149,9 +149,8 @@ class Journal:
             if not self._pending:
                 continue
             noted, self._pending = self._pending, {}
-            batch, up_to = b"".join(frame(record, self._word) for record in noted.values()), self._noted
             try:
-                await self._write(batch)
+                up_to = await self._write(noted)
             except NoRoom as error:
                 if self._closing.is_set():
                     raise
@@ -175,28 +174,32 @@ class Journal:
             os.close(self._folder)
             self._fd = self._folder = -1
 
-    async def _write(self, batch: bytes) -> None:
-        """Add it, or write everything anew. Raises `NoRoom` when there is none for either."""
-        loop = asyncio.get_running_loop()
+    async def _write(self, noted: dict[int, Record]) -> int:
+        """Add it, or write everything anew, and say up to where; `noted` is all that is to be tried again after `NoRoom`."""
+        loop, up_to = asyncio.get_running_loop(), self._noted
+        batch = b"".join(frame(record, self._word) for record in noted.values())
         longer = self.size + len(batch)
         long = longer > max(self._rewrite_bytes, 3 * self._base) and loop.time() >= self._rewrite_at
         full: NoRoom | None = None
         if not (self._old or long):
             try:
                 await loop.run_in_executor(self._thread, self._append, batch)
-                return
+                return up_to
             except NoRoom as error:
                 if longer < 2 * self.alive() or loop.time() < self._rewrite_at:
                     raise
                 full = error
+        # The snapshot holds what was noted up to here, so that none of it need be written, or may be as if it came after it.
+        noted |= self._pending
+        self._pending, up_to = {}, self._noted
         try:
-            # The snapshot holds what the batch says, so the batch itself need not be written.
             await loop.run_in_executor(self._thread, self._rewrite, list(self.snapshot()))
         except NoRoom:
             self._rewrite_at = loop.time() + _REWRITE_AGAIN_S
             if self._old or full:
                 raise
             await loop.run_in_executor(self._thread, self._append, batch)
+        return up_to
 
     async def _wait_for_room(self, error: OSError) -> None:
         if not self._full:

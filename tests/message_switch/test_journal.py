@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from message_switch.journal import MAGIC, WORDLESS, Journal, frame, header, parse
+from message_switch.journal import MAGIC, WORDLESS, Journal, NoRoom, frame, header, parse
 from message_switch.model.arguments import QueueArguments
 from message_switch.model.broker import Broker
 from message_switch.model.message import Death
@@ -240,6 +240,43 @@ def test_without_a_free_descriptor_it_is_compacted_later(tmp_path: Path, monkeyp
         assert await reopened(path) == RECORDS * 50
 
     asyncio.run(grow())
+
+
+def test_what_was_noted_before_the_snapshot_is_not_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or who settles it meanwhile would find that it need not be written, and it would come back with the snapshot."""
+
+    async def full() -> None:
+        loop, journal = asyncio.get_running_loop(), Journal(tmp_path / "journal")
+        assert list(journal.open()) == []
+        journal.snapshot = lambda: [LastId(9)]
+        meanwhile: list[int] = []
+        safe: list[int] = []
+        done = asyncio.Event()
+
+        async def note() -> None:
+            meanwhile.append(journal.note(LastId(2)))
+
+        def no_room(batch: bytes) -> None:
+            asyncio.run_coroutine_threadsafe(note(), loop).result(10)
+            raise NoRoom(errno.ENOSPC, "No space left on device")
+
+        def synced(up_to: int) -> None:
+            safe.append(up_to)
+            done.set()
+
+        monkeypatch.setattr(journal, "_append", no_room)
+        journal.on_synced = synced
+        running = asyncio.create_task(journal.run())
+        journal.note(LastId(1))
+        await asyncio.wait_for(done.wait(), 10)
+        assert safe == meanwhile
+        assert not journal.forget(meanwhile[0])
+        await journal.close(running)
+
+    asyncio.run(full())
+    assert [record for _, record in parse((tmp_path / "journal").read_bytes())] == [LastId(9)]
 
 
 def test_while_the_disk_is_full_what_is_settled_is_not_remembered(tmp_path: Path) -> None:
