@@ -14,6 +14,7 @@ from xenops.bus.port import JSON, MSGPACK, Message
 from xenops.bus.watch.firehose import passed
 from xenops.errors import Fault
 from xenops.interfaces.switch import QueueStat
+from xenops.types.record import UNSET
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text() | st.binary(),
@@ -52,7 +53,16 @@ def test_any_answer_of_the_management_api_is_rows_or_a_fault(untrusted: bytes) -
         rows = parse_queues(untrusted)
     except Fault:
         return
-    assert [stat(row).name for row in rows] == [row.name for row in rows]
+    assert [stat(row, 1e9).name for row in rows] == [row.name for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("said", "age_s"),
+    [(90, 10), (100, 0), (101, None), (0, None), (-5, None), (10**18, None), ('""', None), ("null", None)],
+)
+def test_the_age_of_a_message_is_believed_where_it_can_be_true(said: object, age_s: float | None) -> None:
+    (row,) = parse_queues(f'[{{"name": "q", "head_message_timestamp": {said}}}]'.encode())
+    assert stat(row, 100.0).oldest_s == (UNSET if age_s is None else age_s)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """RabbitMQ, through the HTTP API of its management plugin: AMQP itself cannot list queues.
 
-RabbitMQ does not know how old a message is, nor who consumed in the past: `oldest_s` is absent, and `served` is true when the
-queue has consumers now or its statistics tell of deliveries.
+RabbitMQ does not know how old a message is. It shows what the first one that waits in a classic queue says of that in its
+`timestamp`, as requests of ours do; of all others `oldest_s` is absent. Nor does it know who consumed in the past: `served` is true
+when the queue has consumers now or its statistics tell of deliveries.
 """
 
 import asyncio
 import base64
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import quote, unquote, urlsplit
@@ -41,6 +43,7 @@ class Row(msgspec.Struct):
     durable: bool = False
     exclusive: bool = False
     message_stats: Statistics | None = None
+    head_message_timestamp: int | str | None = None  # in seconds; whoever published it may have written anything
 
 
 def parse_queues(untrusted: bytes) -> list[Row]:
@@ -51,9 +54,9 @@ def parse_queues(untrusted: bytes) -> list[Row]:
         raise FailedToContactRemoteService(f"{_NAME} (it answered something else)") from None
 
 
-def stat(row: Row) -> QueueStat:
+def stat(row: Row, now: float) -> QueueStat:
     """The row in our words."""
-    counts = row.message_stats
+    counts, untrusted = row.message_stats, row.head_message_timestamp
     return QueueStat(
         name=row.name,
         ready=row.messages_ready,
@@ -62,6 +65,7 @@ def stat(row: Row) -> QueueStat:
         durable=row.durable,
         exclusive=row.exclusive,
         served=row.consumers > 0 or (counts is not None and counts.deliver_get > 0),
+        oldest_s=now - untrusted if isinstance(untrusted, int) and 0 < untrusted <= now else UNSET,
         settled=UNSET if counts is None else counts.ack + counts.deliver_no_ack,
     )
 
@@ -82,7 +86,7 @@ class RabbitAdmin:
 
     async def queues(self, prefix: str) -> list[QueueStat]:
         untrusted = await asyncio.to_thread(self._get, f"/api/queues/{self._vhost}")
-        found = (stat(row) for row in parse_queues(untrusted) if row.name.startswith(prefix))
+        found = (stat(row, time.time()) for row in parse_queues(untrusted) if row.name.startswith(prefix))
         return sorted(found, key=lambda queue: queue.name)
 
     def _get(self, path: str) -> bytes:

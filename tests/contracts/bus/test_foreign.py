@@ -4,6 +4,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ import pika
 import pytest
 
 from xenops.bus.amqp import AmqpBus
-from xenops.bus.port import MSGPACK
-from xenops.errors import BadRequest, SwitchUnreachable
+from xenops.bus.blocking import BlockingBus
+from xenops.bus.port import MSGPACK, Message
+from xenops.errors import BadRequest, SwitchUnreachable, TimedOut
 from xenops.idl import Interface, rpc
 from xenops.rpc import Dispatcher, stub
 
@@ -186,3 +188,26 @@ async def test_a_refused_login_is_told_from_a_switch_that_is_not_there(amqp_worl
             await nowhere.connect(0.5)
     finally:
         await nowhere.close()
+
+
+@scenario
+async def test_a_request_says_when_it_was_sent(amqp_world: AmqpWorld) -> None:
+    bus, queue = await amqp_world.bus(), name("looked-at")
+
+    def look() -> None:
+        blocking = BlockingBus(amqp_world.url)
+        with pytest.raises(TimedOut):
+            blocking.call(queue, Message(b"two"), timeout_s=0.3)
+        blocking.close()
+        for body in (b"one", b"two"):
+            method, properties, found = channel.basic_get(queue, auto_ack=True)
+            assert (method.redelivered, found) == (False, body)
+            assert 0 <= time.time() - properties.timestamp < 30
+
+    with pika.BlockingConnection(pika.URLParameters(amqp_world.url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True)
+        with pytest.raises(TimedOut):
+            await bus.call(queue, Message(b"one"), timeout_s=0.3)
+        await asyncio.to_thread(look)
+        channel.queue_delete(queue)

@@ -11,6 +11,7 @@ requests, since only they tell of a full queue; replies and events are not waite
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -277,7 +278,7 @@ class AmqpBus:
         request = call.what[0]
         properties = BasicProperties(
             request.content_type, None, request.headers or None, None, None, str(call.number), _REPLY_TO, None,
-            request.message_id,
+            request.message_id, int(time.time()),
         )  # fmt: skip
         lane.channel.basic_publish("", call.queue, request.body, properties, mandatory=True)
         self._tag += 1

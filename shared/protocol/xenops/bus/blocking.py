@@ -203,6 +203,7 @@ class BlockingBus:
             content_type=request.content_type,
             content_encoding="utf-8" if request.content_type == JSON else "binary",
             application_headers=request.headers,
+            timestamp=int(time.time()),
             **{key: value for key, value in properties.items() if value is not None},
         )
         left = max(0.05, until - time.monotonic())
