@@ -58,6 +58,12 @@ def test_the_repository_speaks_of_the_project_alone(what: str, texts: dict[str, 
     assert found == {}
 
 
+def test_the_lock_holds_versions_and_no_place_where_they_are_found() -> None:
+    pinned = re.compile(r"(?m)^\S+==\S+( ;.*)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n")
+    rest = pinned.sub("", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert not rest.strip(), rest[:500]
+
+
 def test_tests_mirror_the_tree() -> None:
     known = {*BESIDE, *(path.name for path in (ROOT / "shared").iterdir())}
     for folder in PACKAGES.values():
