@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from message_cli.answering.person import Lines, Person
+from message_cli.answering.program import Answering, program
 from message_cli.exits import Complaint, Exit
-from message_cli.person import Lines, Person
-from message_cli.program import Answering, program
 from message_cli.session import Session
 from xenops import errors, wire
 from xenops.bus.port import JSON, Delivery, Message

@@ -2,6 +2,7 @@
 """All commands: their words, what each does, and how its value is shown."""
 
 import argparse
+import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,12 @@ class Command:
 
     name: str
     help: str
-    run: Callable[[Session], Awaitable[Any]]
+    run: Callable[[Session], Awaitable[Any]] | None
     show: Callable[[Any], str] = render.result
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
-    read: Callable[[argparse.Namespace], Awaitable[Any]] | None = None  # instead, with --recorded: no broker is asked
+    read: Callable[[argparse.Namespace], Awaitable[Any]] | None = (
+        None  # no broker is asked: with --recorded, or where there is no `run`
+    )
     streams: bool = False  # it may print lines as they come, and then returns None
 
 
@@ -40,6 +43,12 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of one or more")
     return int(text)
+
+
+async def completion(args: argparse.Namespace) -> dict[str, str]:
+    """A script that completes our words in a shell."""
+    parser = importlib.import_module("message_cli.parser")  # it is grown from what stands below
+    return {"shell": args.shell, "script": parser.completion(args.shell)}
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -179,5 +188,13 @@ COMMANDS: tuple[Command, ...] = (
             _argument("--all", action="store_true", help="all of them"),
             _argument("--to", metavar="QUEUE", help="requeue there instead"),
         ),
+    ),
+    Command(
+        name="completion",
+        help='Print a completion script; for bash: eval "$(message-cli completion bash)".',
+        run=None,
+        read=completion,
+        show=lambda value: str(value["script"]),
+        arguments=(_argument("shell", choices=("bash", "zsh", "tcsh")),),
     ),
 )

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `message-cli`: read the command line, do what it says, print what came of it, end with the right code."""
 
-import argparse
 import asyncio
 import logging
 import os
@@ -11,13 +10,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from message_cli import VERSION, render
+from message_cli import render
 from message_cli.commands import COMMANDS, Command
-from message_cli.exits import Complaint, Exit, code_of, legend
+from message_cli.exits import Complaint, Exit, code_of
+from message_cli.parser import PROGRAM, build
 from message_cli.session import connected
 from xenops.errors import Fault
 
-PROGRAM = "message-cli"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,36 +45,6 @@ def run(argv: Sequence[str]) -> int:
         return Exit.FAILED
 
 
-def build() -> argparse.ArgumentParser:
-    """The command line's grammar."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Look after a message bus: the embedded switch or RabbitMQ.",
-        epilog=legend(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
-    parser.set_defaults(json=False, url=None, management=None, debug=False)
-    _shared(parser)
-    words = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in COMMANDS:
-        word = words.add_parser(command.name, help=command.help, description=command.help, allow_abbrev=False)
-        for names, options in command.arguments:
-            word.add_argument(*names, **options)
-        _shared(word)
-    return parser
-
-
-def _shared(parser: argparse.ArgumentParser) -> None:
-    """Options that may stand before the command or behind it."""
-    group, absent = parser.add_argument_group("options of every command"), argparse.SUPPRESS
-    group.add_argument("--json", action="store_true", default=absent, help="print JSON")
-    group.add_argument("--url", metavar="URL", default=absent, help="the broker; keep passwords in XENOPS_URL instead")
-    group.add_argument("--management", metavar="URL", default=absent, help="RabbitMQ's HTTP API, without a password")
-    group.add_argument("--debug", action="store_true", default=absent, help="show tracebacks and the bus's log")
-
-
 async def _perform(command: Command, args: Namespace) -> int:
     came: list[int] = []
     _watch_signals(came)
@@ -99,8 +68,9 @@ async def _perform(command: Command, args: Namespace) -> int:
 
 
 async def _value(command: Command, args: Namespace) -> Any:
-    if command.read is not None and args.recorded:
+    if command.read is not None and (command.run is None or args.recorded):
         return await command.read(args)
+    assert command.run is not None
     async with connected(args) as session:
         return await command.run(session)
 

@@ -2,6 +2,7 @@
 """What `--help` says, as a golden text: a word that changes is seen in the diff."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,17 @@ def test_every_command_prints_json_and_takes_a_broker(command: Command, capsys: 
     assert run([command.name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(option in shown for option in ("--json", "--url", "--management"))
+
+
+def test_a_shell_completes_our_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for shell in ("zsh", "tcsh", "bash"):
+        assert run(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert "diagnostics" in script
+    (tmp_path / "script").write_text(script, encoding="utf-8")
+    ask = (
+        f"source {tmp_path}/script; set -- $(complete -p message-cli); while [ $# -gt 1 ] && [ $1 != -F ]; do shift; done; "
+        "COMP_WORDS=(message-cli di); COMP_CWORD=1; $2 message-cli di message-cli; echo ${COMPREPLY[*]}"
+    )
+    completed = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=60)
+    assert completed.stdout.split() == ["diagnostics"], completed

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from message_cli.person import Unreadable, answered
+from message_cli.answering.person import Unreadable, answered
 from tests.terminal import Terminal
 from xenops import wire
 from xenops.bus.amqp import AmqpBus
