@@ -17,6 +17,7 @@ import msgspec
 from xenops.errors import (
     BadPowerState,
     BadRequest,
+    Busy,
     DeadlineExceeded,
     DoesNotExist,
     Fault,
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 CHECK = "VM.check_state"
 EXCLUSIVE_S = 60.0
+# Requests that wait for their machine's turn without a task are the bus's still, which hands us 256 at once: others need room too.
+WAITING_MAX, ROOM_S = 192, 0.5
 _undecided: ContextVar[asyncio.Timeout | None] = ContextVar("undecided", default=None)  # of what is done exclusively
 Announce = Callable[[Kind, str, Change], None]
 _STOPS = ("VM.shutdown", "VM.destroy")  # for which a migration gives way
@@ -87,6 +90,7 @@ class Control:
         self._limits, self._run_program, self._observe = limits, run_program, observe
         self._counts_as: dict[str, PowerState] = {}  # whatever its domain is just now
         self._migrating: dict[str, Task] = {}
+        self._room = asyncio.Semaphore(WAITING_MAX)
         self._owed: dict[str, Task] = {}  # by machine, whose migration was decided when an earlier life ended
         # The task, and what was asked; as long as the task is remembered: its outcome is for longer.
         self._by_message: dict[str, tuple[str, bytes]] = {}
@@ -125,7 +129,21 @@ class Control:
         """Do something when it is the machine's turn, after all that was asked before; its fault is raised here.
 
         It has `EXCLUSIVE_S` up to its `commit`, then `StepTimedOut` is raised: the next in the queue has waited for long enough.
+        Raises `Busy` when `WAITING_MAX` requests wait for a turn already.
         """
+        if not calling.get().method:  # our own affair
+            await self._in_turn(vm, name, work)
+            return
+        try:
+            await asyncio.wait_for(self._room.acquire(), ROOM_S)
+        except TimeoutError:
+            raise Busy(f"the queue of {vm}", 1000) from None
+        try:
+            await self._in_turn(vm, name, work)
+        finally:
+            self._room.release()
+
+    async def _in_turn(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         envelope = calling.get()
 

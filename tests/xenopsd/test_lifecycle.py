@@ -14,6 +14,7 @@ from xenops.client import Xenops
 from xenops.errors import (
     BadPowerState,
     BadRequest,
+    Busy,
     Cancelled,
     DeviceIsConnected,
     DoesNotExist,
@@ -344,3 +345,27 @@ def test_a_stop_does_not_wait_for_ever_for_the_way_back(tmp_path: Path) -> None:
 
     with_daemon(tmp_path, first, stop_timeout=0.3)
     with_daemon(tmp_path, second)
+
+
+def test_who_waits_for_a_machine_s_turn_keeps_nobody_else_out(tmp_path: Path) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        for vm in ("vm-1", "vm-2"):
+            await xenops.VM.add(plain_vm(vm))
+        hour = await xenops.VM.delay("vm-1", 3600.0)
+        removing = [asyncio.create_task(xenops.VM.remove("vm-1")) for _ in range(600)]
+        assert (await xenops.VM.list())[1].vm.id == "vm-2"
+        await xenops.Task.cancel(hour)
+        ends = await asyncio.gather(*removing, return_exceptions=True)
+        assert ends.count(None) == 1
+        assert {type(end) for end in ends if end} == {DoesNotExist, Busy}
+
+    with_daemon(tmp_path, work)
+
+
+def test_a_crowd_that_is_removed_at_once(tmp_path: Path) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        await asyncio.gather(*(xenops.VM.add(plain_vm(f"vm-{n}")) for n in range(600)))
+        await asyncio.gather(*(xenops.VM.remove(f"vm-{n}") for n in range(600)))
+        assert await xenops.VM.list() == []
+
+    with_daemon(tmp_path, work)
