@@ -36,7 +36,7 @@ PROCESS_CALLS = re.compile(
 )
 MAY_CALL_PROCESSES = (
     "services/forkexecd/posix.py",
-    "clients/message_cli/program.py",  # a person's own program, which answers on that person's behalf
+    "clients/message_cli/answering/program.py",  # a person's own program, which answers on that person's behalf
     "clients/xenops_cli/console/viewer.py",  # a person's own viewer, on that person's own desk
     "services/xenopsd/backends/xen/builder/process.py",  # docs/decisions/0010: the builders are xenopsd's own
     "services/xenopsd/backends/xen/devicemodel/process.py",  # ends a device model by pidfd; forkexecd starts it
