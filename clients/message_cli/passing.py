@@ -46,16 +46,20 @@ async def _follow(session: Session) -> None:
 
 
 async def watched(session: Session, *, bodies: bool) -> AsyncGenerator[dict[str, Any], None]:
-    """A line about everything that passes; that it has begun is said on standard error."""
+    """A line about everything that passes; that it has begun, or that the broker tells nothing, is said on standard error."""
     try:
         async with firehose(session.url, name="message-cli") as stream:
-            print(_WATCHING if await stream.begin() else _SILENT, file=sys.stderr, flush=True)
+            await stream.begin()
             began = time.monotonic()
-            async with aclosing(stream.passing()) as passing:
+            async with aclosing(stream.passing(_tell)) as passing:
                 async for found in passing:
                     yield line(found, bodies=bodies, seen_s=time.monotonic() - began)
     except Refused as refusal:
         raise Complaint(f"{refusal}; only an administrator may watch") from None
+
+
+def _tell(traces: bool) -> None:
+    print(_WATCHING if traces else _SILENT, file=sys.stderr, flush=True)
 
 
 def concerns(row: dict[str, Any], pattern: str) -> bool:

@@ -67,7 +67,12 @@ async def dead(session: Session) -> list[dict[str, Any]]:
     """Look at dead letters, or do something with those that are named."""
     args = session.args
     async with session.letterbox() as box:
-        letters = await _held(box, DEAD_QUEUE)
+        try:
+            letters = await _held(box, DEAD_QUEUE)
+        except DoesNotExist:
+            if args.act == "list":
+                return []  # nobody has served anything yet, so nothing has died
+            raise
         wanted = letters if args.all or args.act == "list" else _chosen(letters, args.ids, DEAD_QUEUE)
         for letter in wanted:
             if args.act == "drop":

@@ -4,6 +4,8 @@
 import json
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from tests import brokers
 
-from .conftest import RUN_S, Place, needs_rabbitmq
+from .conftest import RUN_S, START, Place, needs_rabbitmq
 
 pytestmark = pytest.mark.timeout(300)
 PARAMS = '{"password": "hunter2", "id": "x"}'
@@ -72,11 +74,25 @@ def test_a_request_to_nobody_waits_and_is_taken_away_by_hand(cli: Any, place: Pl
         assert cli("destroy", queue, "--force").code == 0
 
 
-def test_dead_letters_are_shown_without_secrets_sent_again_and_dropped(cli: Any, place: Place) -> None:
+def test_where_nobody_has_served_nothing_is_dead(tmp_path: Path) -> None:
+    broker = brokers.message_switch(tmp_path)
+    broker.start()
+    try:
+        for words, code, out in ((["list", "--json"], 0, "[]\n"), (["show", "x"], 3, "")):
+            ran = subprocess.run(
+                [sys.executable, "-c", START, "dlq", *words],
+                env={"XENOPS_URL": broker.url}, capture_output=True, text=True, check=False, timeout=RUN_S,
+            )  # fmt: skip
+            assert (ran.returncode, ran.stdout) == (code, out), ran
+    finally:
+        broker.kill()
+
+
+def test_dead_letters_are_shown_without_secrets_sent_again_and_dropped(cli: Any, place: Place, serving: Any) -> None:
     queue = name()
+    serving(name(), "--", "cat")  # who serves declares the queue of dead letters
     with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
         channel = connection.channel()
-        cli("list")  # declares the queue of dead letters
         where = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "xenops.dead"}
         channel.queue_declare(queue, durable=True, arguments=where)
         body = f'{{"jsonrpc": "2.0", "id": 1, "method": "VM.add", "params": {PARAMS}}}'.encode()
@@ -152,7 +168,12 @@ def test_what_passes_is_shown_without_secrets(cli: Any, serving: Any, following:
 def test_a_broker_that_traces_nothing_is_told_by_name(rabbitmq_place: Place, following_on: Any) -> None:
     assert rabbitmq_place.node is not None
     brokers.trace(rabbitmq_place.node, on=False)
-    assert "rabbitmqctl trace_on" in following_on(rabbitmq_place).stderr.readline()
+    watcher = following_on(rabbitmq_place)
+    assert "rabbitmqctl trace_on" in watcher.stderr.readline()
+    assert rabbitmq_place.node is not None
+    for on, told in ((True, "watching"), (False, "rabbitmqctl trace_on")):  # in the middle of it
+        brokers.trace(rabbitmq_place.node, on=on)
+        assert told in watcher.stderr.readline()
 
 
 @pytest.mark.parametrize("kind", ["text", "mscgen", "svg"])

@@ -6,7 +6,7 @@ the connection. Source: RabbitMQ, "Firehose Tracer".
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from xenops.errors import ConnectionLost, SwitchUnreachable
 TRACE = "amq.rabbitmq.trace"
 _CONNECT_S, _GOODBYE_S = 5.0, 2.0
 _WAITING_MAX, _AT_ONCE = 10_000, 500
+_LOOK_S = 5.0  # between looks whether the broker traces (still)
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,46 @@ class Firehose:
         self._queue = queue
         self._lost = lost
         self._came: asyncio.Queue[tuple[Basic.Deliver, BasicProperties, bytes]] = asyncio.Queue()
+        self._traces: bool | None = None
+        self._copied = False
 
-    async def begin(self) -> bool:
-        """Start; whether the broker traces, which is found out by a message to ourselves: its copy comes before it."""
+    async def begin(self) -> None:
+        """Start."""
         channel = self._lane.channel
         await self._lane.ask(lambda done: channel.basic_qos(prefetch_count=_AT_ONCE, callback=done))
         await self._lane.ask(lambda done: channel.basic_consume(self._queue, self._take, callback=done))
-        channel.basic_publish("", self._queue, b"")
-        method, _, _ = await self._next()
-        return bool(method.exchange == TRACE)
 
     def _take(self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         self._came.put_nowait((method, properties, body))
 
-    async def passing(self) -> AsyncGenerator[Passed, None]:
-        """Everything that passes but what is our own, until the connection is lost, which raises `ConnectionLost`."""
-        while True:
-            method, properties, body = await self._next()
-            if method.exchange != TRACE:
-                continue
-            found = passed(method.routing_key, properties.headers or {}, body)
-            if self._queue not in (found.where, *found.to):
-                yield found
+    async def passing(self, told: Callable[[bool], None]) -> AsyncGenerator[Passed, None]:
+        """Everything that passes but what is our own, until the connection is lost, which raises `ConnectionLost`.
+
+        `told` hears whether the broker traces: at the beginning, and when that has changed. It is found out by messages to
+        ourselves, each of which comes after its copy.
+        """
+        asking = asyncio.create_task(self._ask())
+        try:
+            while True:
+                method, properties, body = await self._next()
+                if method.exchange != TRACE:
+                    if self._copied is not self._traces:
+                        self._traces = self._copied
+                        told(self._copied)
+                    self._copied = False
+                    continue
+                found = passed(method.routing_key, properties.headers or {}, body)
+                if self._queue not in (found.where, *found.to):
+                    yield found
+                elif found.way == "publish":
+                    self._copied = True
+        finally:
+            asking.cancel()
+
+    async def _ask(self) -> None:
+        while self._lane.is_open:
+            self._lane.channel.basic_publish("", self._queue, b"")
+            await asyncio.sleep(_LOOK_S)
 
     async def _next(self) -> tuple[Basic.Deliver, BasicProperties, bytes]:
         getting = asyncio.ensure_future(self._came.get())
