@@ -73,6 +73,11 @@ class Database:
             raise IoError(str(self.path), str(error)) from None
         return found
 
+    @property
+    def owes(self) -> bool:
+        """Whether nothing can be written just now, as far as the last trial told."""
+        return self._failure is not None
+
     def write(self, statement: str, *parameters: Any) -> None:
         """Queue a statement; it is durable after the next `commit`, or a moment later by itself."""
         with self._lock:

@@ -62,8 +62,11 @@ class Outcomes:
             return  # it was written with its change
         now = self._now()
         self._keep(message_id, now, reply)
+        has_task = self._has_task(message_id)
+        if self._database.owes and not has_task:
+            return  # nothing that is asked for is done now: however often it is refused, no more is owed for that
         self._database.write(_REMEMBER, message_id, now, seal(reply, *_reply(message_id)))
-        if self._has_task(message_id):
+        if has_task:
             return
         try:
             await self._database.commit()

@@ -100,6 +100,19 @@ def test_a_refused_task_is_not_found_again(tmp_path: Path) -> None:
     assert rows(tmp_path / "db", "tasks") == ["t-2"]
 
 
+def test_what_is_refused_again_and_again_is_not_owed(tmp_path: Path) -> None:
+    async def work(daemon: Daemon, xenops: Xenops) -> None:
+        with no_room():
+            for n in range(50):
+                with pytest.raises(IoError):
+                    await xenops.VM.add(plain_vm(f"vm-{n}"))
+            assert len(daemon.database._writes) <= 1
+        await daemon.database.persist()
+        await xenops.VM.add(plain_vm("vm-1"))
+
+    with_daemon(tmp_path, work)
+
+
 def test_what_is_owed_at_the_end_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def work(database: Database) -> None:
         with no_room():
