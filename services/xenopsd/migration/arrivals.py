@@ -9,6 +9,7 @@ import logging
 from collections.abc import Coroutine
 from contextvars import Context
 from functools import partial
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -48,14 +49,16 @@ class Arrivals:
     def __init__(self, control: Control) -> None:
         self._control, self._station = control, control.migration
         self._arrivals, self._crossings = control.migration.arrivals, control.migration.crossings
-        self._offering = asyncio.Lock()
+        self._offering: WeakValueDictionary[str, asyncio.Lock] = (
+            WeakValueDictionary()
+        )  # by machine, while anybody offers it
         self._work: set[asyncio.Task[None]] = set()
 
     async def offer(
         self, id: str, source: str, metadata: Metadata, versions: list[int], *, compress: bool, paused: bool
     ) -> Accepted:
         """Take a machine, if there is room for it. Raises `AlreadyExists`, `Busy`, `BadRequest`, `MigrationFailed`."""
-        async with self._offering:
+        async with self._offering.setdefault(metadata.vm.id, asyncio.Lock()):
             arrival = self._arrivals.get(id)
             if arrival is None:
                 arrival = await self._begin(id, source, metadata, versions, compress=compress, paused=paused)

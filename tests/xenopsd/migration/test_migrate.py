@@ -12,6 +12,8 @@ import pytest
 from tests.xenopsd.machines import full_machine, mobile_machine, plain_vm
 from tests.xenopsd.migration.pair import Host, two
 from xenops.errors import Busy, DoesNotExist, Migrated, MigrationFailed, ProgramFailed
+from xenops.interfaces.xenops import Migration
+from xenops.rpc import stub
 from xenops.types.disk import Local
 from xenops.types.network import Bridge
 from xenops.types.process import Ended, Program
@@ -236,6 +238,23 @@ def test_a_hook_that_fails_at_the_end_holds_nothing_up(tmp_path: Path) -> None:
 
 async def _fails(program: Program) -> Ended:
     raise ProgramFailed(program.argv[0], "no such luck")
+
+
+def test_one_machine_for_which_there_is_no_room_yet_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async def work(here: Host, there: Host) -> None:
+        peer = stub(Migration, here._client, there.queue, timeout_s=10.0)
+        await peer.offer("one", "xenops.nowhere.x", mobile_machine("vm-1").metadata(), [1])
+        again = asyncio.create_task(peer.offer("two", "xenops.nowhere.x", mobile_machine("vm-1").metadata(), [1]))
+        await there.xenops.query()  # it has been heard by now
+        other = await peer.offer("three", "xenops.nowhere.x", mobile_machine("vm-2").metadata(), [1])
+        assert other.port
+        assert not again.done(), "what was offered before is still there"
+        for id in ("one", "three"):
+            await peer.abort(id)
+        assert (await again).port
+        await peer.abort("two")
+
+    with_two(tmp_path, work)
 
 
 def test_nobody_takes_the_id_of_a_machine_on_its_way(tmp_path: Path) -> None:
