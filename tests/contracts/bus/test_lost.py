@@ -113,6 +113,13 @@ async def test_closing_ends_what_is_under_way(world: World) -> None:
     await client.close()
 
 
+def test_replies_that_wait_for_a_connection_are_bounded() -> None:
+    bus = AmqpBus("amqp://guest:guest@127.0.0.1:1/%2F")
+    for n in range(20):
+        bus.reply("somebody", Message(b"%02d" % n * (2 << 20)))
+    assert [owed.body[:2] for _, owed in bus._owed] == [b"%02d" % n for n in range(12, 20)]
+
+
 @scenario
 async def test_a_reply_that_the_broker_does_not_carry_costs_no_other_one(amqp_world: AmqpWorld) -> None:
     server, client, queue = await amqp_world.bus(), await amqp_world.bus(), name("refused")

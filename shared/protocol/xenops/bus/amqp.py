@@ -227,9 +227,11 @@ class AmqpBus:
     # What the parts ask of us
 
     def reply(self, reply_to: str, reply: Message) -> None:
-        """Send a reply, or keep it for the next connection."""
+        """Send a reply, or keep it for the next connection; of too much the oldest goes, and whoever waits for it asks again."""
         if self._out is None or not self._out.is_open:
             self._owed.append((reply_to, reply))
+            while sum(len(owed.body) for _, owed in self._owed) > _MAX_BUFFERED:
+                self._owed.popleft()
             return
         properties = BasicProperties(reply.content_type, None, reply.headers or None, None, None, reply.correlation_id)
         self._out.channel.basic_publish("", reply_to, reply.body, properties)
