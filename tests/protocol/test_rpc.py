@@ -130,6 +130,18 @@ def test_a_stub_asks_and_a_dispatcher_answers() -> None:
     run(test)
 
 
+def test_a_name_of_megabytes_is_not_compared_with_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    monkeypatch.setattr(rpc_module, "get_close_matches", lambda word, *_: compared.append(word) or [])
+
+    async def test(dispatcher: Dispatcher, counter: Counter) -> None:
+        name, _ = await ask(dispatcher, message("SHOP.price" * 100_000, {}))
+        assert name == "UnknownMethod"
+        assert [len(word) for word in compared] == [80]
+
+    run(test)
+
+
 def test_an_answer_that_no_broker_carries_is_a_fault() -> None:
     async def test(dispatcher: Dispatcher, counter: Counter) -> None:
         async def much(timeout: float) -> str:

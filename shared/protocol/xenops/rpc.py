@@ -133,7 +133,7 @@ class Dispatcher:
     def _find(self, name: str) -> tuple[Method, Callable[..., Coroutine[Any, Any, Any]]]:
         found = self._methods.get(name)
         if found is None:
-            near = get_close_matches(name, self._methods, 1)
+            near = get_close_matches(name[:80], self._methods, 1)  # it takes a second for a name of megabytes
             raise UnknownMethod(name[:80], f"did you mean {near[0]}?" if near else "docs/api lists them all")
         return found
 
