@@ -135,7 +135,8 @@ class Control:
             await self._in_turn(vm, name, work)
             return
         try:
-            await asyncio.wait_for(self._room.acquire(), ROOM_S)
+            async with asyncio.timeout(ROOM_S):
+                await self._room.acquire()
         except TimeoutError:
             raise Busy(f"the queue of {vm}", 1000) from None
         try:
