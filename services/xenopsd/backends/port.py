@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID, uuid5
 
 from xenops.events import Kind
 from xenops.types.disk import Disk
@@ -30,11 +31,18 @@ from xenops.types.vif import Ipv4Configuration, Ipv6Configuration, LockingMode, 
 from xenops.types.vm import PowerState, Vm, VmState
 from xenops.types.vusb import Vusb, VusbState
 
+_TWINS = UUID("0d4e3a52-8c1f-4a5b-9c57-6f2c7a1b9e10")
+
 RunProgram = Callable[[Program], Awaitable[Ended]]  # through forkexecd
 Progress = Callable[[float], None]  # how much is done, 0 to 1
 Changed = Callable[
     [Kind, str], None
 ]  # something may have changed by itself: look at it (a device's id is `<vm>.<dev>`)
+
+
+def twin_id(vm: str) -> str:
+    """The id under which a machine's second domain lives while there are two, always the same one."""
+    return str(uuid5(_TWINS, vm))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from uuid import UUID, uuid5
 
 from msgspec.structs import replace
 
@@ -18,11 +17,11 @@ from xenops.types.vgpu import Vgpu
 from xenops.types.vif import Vif
 from xenops.types.vm import Vm
 from xenops.types.vusb import Vusb
+from xenopsd.backends.port import twin_id
 
 D = TypeVar("D", Vbd, Vif, Pci, Vusb, Vgpu)
 AnyDevice = Vbd | Vif | Pci | Vusb | Vgpu
 
-_TWINS = UUID("0d4e3a52-8c1f-4a5b-9c57-6f2c7a1b9e10")
 RECORDS: dict[Kind, type[Any]] = {Kind.VBD: Vbd, Kind.VIF: Vif, Kind.PCI: Pci, Kind.VUSB: Vusb, Kind.VGPU: Vgpu}
 
 
@@ -38,7 +37,7 @@ def device_key(vm: str, kind: Kind, dev: str) -> tuple[str, ...]:
 
 def twin_of(metadata: Metadata) -> Metadata:
     """The same machine under an id of its own, always the same one: its second domain needs a handle while there are two."""
-    id = str(uuid5(_TWINS, metadata.vm.id))
+    id = twin_id(metadata.vm.id)
 
     def renamed(records: list[D]) -> list[D]:
         return [replace(record, id=replace(record.id, vm=id)) for record in records]

@@ -112,6 +112,13 @@ class XenPci:
                 await self._release(domid, position, address)
         await self._xs.commit([*_gone(domid), Remove(f"{layout.private(domid)}/device/pci")])
 
+    async def bound(self, domid: int) -> list[str]:
+        """All functions: they stay with their host, and reach the memory of the domain that they were given to."""
+        return [f"PCI function {await self._address(domid, position)}" for position in await self._positions(domid)]
+
+    async def drain(self, domid: int) -> None:
+        """A guest that has one is not suspended to go elsewhere."""
+
     async def dequarantine(self, address: PciAddress) -> None:
         domid, driver = await self._xs.read_many([f"{_held(address)}/domid", f"{_held(address)}/driver"])
         if domid is not None:

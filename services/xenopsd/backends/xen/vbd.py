@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _MEET_S = 5.0  # a guest with a driver takes a drive within half a second
 _LET_GO_S = 30.0
 _DRIVER_DOMAIN_S = 30.0
+_AT_REST_S, _QUIET_LOOKS = 30.0, 2
 _ACCEPTED_S, _LOOK_AGAIN_S, _ASK_EVERY = 10.0, 0.002, 16
 _SYSFS = Path("/sys")
 
@@ -98,6 +99,26 @@ class XenVbd:
         for device, file in made_by_xl:
             await asyncio.to_thread(loop.clear, device, file)
         await self._connections.clean(domid)
+
+    async def bound(self, domid: int) -> list[str]:
+        """Drives whose back ends we cannot see come to rest, or that nobody would plug into another domain."""
+        noted = await self._connections.noted(domid)
+        scripts = await self._xs.read_many([f"{place.note}/script" for place in noted.values()]) if noted else []
+        foreign = await self._connections.unnoted(domid)
+        served = [f"{dev} (driver domain {place.backend} serves it)" for dev, place in noted.items() if place.backend]
+        made = [f"{dev} (the script {script} made it)" for dev, script in zip(noted, scripts, strict=True) if script]
+        plugged = [f"{DeviceNumber.from_key(place.devid).name} (another tool plugged it)" for place in foreign]
+        return [f"drive {each}" for each in (*served, *made, *plugged)]
+
+    async def drain(self, domid: int) -> None:
+        """Wait until the control domain's disks have done what the suspended guest asked of them. Raises `StepTimedOut`."""
+        places = (await self._connections.noted(domid)).values()
+        served = [f"{place.back}/physical-device" for place in places if not (place.back_kind or place.backend)]
+        for device in await self._xs.read_many(served) if served else []:
+            if device:
+                await self._at_rest(device)
+        if any(place.back_kind for place in places):
+            await self._world.device_models.let_go_of_disks(domid)
 
     async def insert(self, vm: Vm, vbd: Vbd, disk: Disk) -> None:
         domid = self._world.domains.require(vm.id)
@@ -276,6 +297,21 @@ class XenVbd:
                     await asyncio.sleep(_LOOK_AGAIN_S)
         except TimeoutError:
             raise StepTimedOut(f"blkback opening the disk of {place.back}", _ACCEPTED_S) from None
+
+    async def _at_rest(self, device: str) -> None:
+        """blkback's requests are the block device's; that they are done is announced by nothing, so we look.
+
+        What the guest put into the ring last may be on its way from there: only the second look in a row counts.
+        """
+        quiet = 0
+        try:
+            async with asyncio.timeout(_AT_REST_S):
+                while quiet < _QUIET_LOOKS:
+                    busy = await asyncio.to_thread(medium.in_flight, device, self._sysfs)
+                    quiet = 0 if busy else quiet + 1
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError:
+            raise StepTimedOut(f"block device {device} answering the guest's last requests", _AT_REST_S) from None
 
     async def _ask_guest(self, vm: Vm, vbd: Vbd, place: Place) -> None:
         """Raises `DeviceDetachRejected`; nobody is asked who cannot have it in use."""

@@ -85,6 +85,15 @@ class XenVif:
         await self._remove([*ours, *await self._connections.unnoted(domid)])
         await self._connections.clean(domid)
 
+    async def bound(self, domid: int) -> list[str]:
+        """Interfaces that nobody would plug into another domain."""
+        return [
+            f"interface {place.devid} (another tool plugged it)" for place in await self._connections.unnoted(domid)
+        ]
+
+    async def drain(self, domid: int) -> None:
+        """What is on its way to or from a network may be lost."""
+
     async def move(self, vm: Vm, vif: Vif, network: Network) -> None:
         place, device, script = await self._plugged(vm, vif)
         if not isinstance(network, Bridge) or place.backend:

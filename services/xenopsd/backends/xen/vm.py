@@ -21,6 +21,7 @@ from xenopsd.backends.xen.domain import creation, guest, layout, shutdown, suspe
 from xenopsd.backends.xen.domain.shelf import Shelf, parse_note
 from xenopsd.backends.xen.domain.state import States
 from xenopsd.backends.xen.domctl import Shutdown
+from xenopsd.backends.xen.migration import passage
 from xenopsd.backends.xen.world import World
 from xenopsd.backends.xen.xenstore.changes import Write
 
@@ -112,13 +113,14 @@ class XenVm:
     async def migrate_send(
         self, vm: Vm, outlet: Outlet, progress: Progress, before_suspend: Callable[[], Awaitable[None]]
     ) -> int:
-        raise Unimplemented("vm.migrate_send")
+        return await passage.send(self._world, vm, outlet, progress, before_suspend)
 
     async def migrate_receive(self, machine: Metadata, inlet: Inlet, progress: Progress) -> None:
-        raise Unimplemented("vm.migrate_receive")
+        await passage.receive(self._world, machine, inlet, progress)
 
     async def rename(self, vm: Vm, to: Vm) -> None:
-        raise Unimplemented("vm.rename")
+        await self._world.domains.rename(vm, to)
+        self._world.touched(to)
 
     async def s3suspend(self, vm: Vm) -> None:
         await guest.s3suspend(self._world, vm)

@@ -54,7 +54,13 @@ async def free_memory(xc: Domctl) -> int:
 
 
 class Sweeps(Protocol):
-    """A kind of device, when a domain goes."""
+    """A kind of device, when a domain goes, or its guest to another one."""
+
+    async def bound(self, domid: int) -> list[str]:
+        """What a domain has of that kind with which its guest cannot go to another domain: each in words, with the reason."""
+
+    async def drain(self, domid: int) -> None:
+        """Its guest is suspended: wait until nothing of that kind is at work for it any more. Raises `StepTimedOut`."""
 
     async def sweep(self, domid: int) -> None:
         """Take away all devices of that kind that a domain has or had. Idempotent."""

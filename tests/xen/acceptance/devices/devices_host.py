@@ -56,6 +56,9 @@ class NoEmulators:
     async def disk_refused(self, domid: int, devid: int) -> str:
         raise AssertionError("no QEMU serves disks here")
 
+    async def let_go_of_disks(self, domid: int) -> None:
+        return
+
     async def attach_pci(self, domid: int, address: str) -> None:
         return
 

@@ -15,7 +15,7 @@ from xenops.types.process import Ended, Program
 from xenops.types.vm import Direct, Hvm, Pv, Vm
 from xenopsd.backends.xen.devices import xenbus
 from xenopsd.backends.xen.devices.xenbus import State
-from xenopsd.backends.xen.domctl import DomainInfo
+from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.options import XenOptions
 from xenopsd.backends.xen.xenstore.changes import Mkdir, Remove, Write
 from xenopsd.backends.xen.xenstore.client import XenStore
@@ -31,6 +31,7 @@ class Guests:
         self.domids: dict[str, int] = {}
         self.gone: set[int] = set()
         self.paused: set[int] = set()
+        self.asleep: set[int] = set()
 
     def domid(self, vm: str) -> int | None:
         return self.domids.get(vm)
@@ -47,8 +48,16 @@ class Guests:
         domid = self.domids.get(vm)
         if domid is None or domid in self.gone:
             return None
-        flags = {"dying": False, "shutdown": False, "blocked": True, "running": False, "hvm": False, "hap": False}
+        flags = {
+            "dying": False,
+            "shutdown": domid in self.asleep,
+            "blocked": True,
+            "running": False,
+            "hvm": False,
+            "hap": False,
+        }
         numbers = dict.fromkeys(("shutdown_reason", "memory_kib", "max_memory_kib", "vcpus_online", "max_vcpu_id"), 0)
+        numbers["shutdown_reason"] = int(Shutdown.SUSPEND)  # of those that have shut down
         rest = dict.fromkeys(("cpu_time_ns", "ssidref", "emulation_flags"), 0)
         return DomainInfo(domid=domid, handle=UUID(int=domid), paused=domid in self.paused, **flags, **numbers, **rest)
 
@@ -67,6 +76,9 @@ class Emulators:
 
     async def disk_refused(self, domid: int, devid: int) -> str:
         raise AssertionError("no QEMU serves disks here")
+
+    async def let_go_of_disks(self, domid: int) -> None:
+        self.asked.append(("let go", domid))
 
     async def attach_pci(self, domid: int, address: str) -> None:
         self.asked.append(("attach", domid, address))

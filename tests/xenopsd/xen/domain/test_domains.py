@@ -193,3 +193,68 @@ def test_a_buried_domain_is_forgotten_and_its_successor_is_not(tell: Callable[[S
         assert await xs.ls("/local/domain") == []
 
     tell(story)
+
+
+async def beside(xs: XenStore, xen: FakeHypervisor) -> tuple[Domains, Vm, Vm, int]:
+    """A machine whose second domain alone is left, and which that is to become."""
+    vm, twin, ours = a_vm(), a_vm(), domains(xs, xen)
+    domid = await ours.create(twin, wanted)
+    await xs.write(f"{layout.private(domid)}/built", "1")
+    await xs.write(f"{layout.vm_tree(handle_of(twin.id))}/rtc/timeoffset", "7")
+    return ours, vm, twin, domid
+
+
+async def is_renamed(xs: XenStore, xen: FakeHypervisor, ours: Domains, vm: Vm, twin: Vm, domid: int) -> None:
+    assert ours.require(vm.id) == domid
+    assert ours.machine(domid) == vm.id
+    assert ours.domid(twin.id) is None
+    assert xen.domains[domid].handle == handle_of(vm.id)
+    tree = layout.vm_tree(handle_of(vm.id))
+    assert await xs.read(f"/local/domain/{domid}/vm") == tree
+    assert await xs.read_many([f"{tree}/uuid", f"{tree}/rtc/timeoffset"]) == [str(handle_of(vm.id)), "7"]
+    assert await xs.get_perms(f"{tree}/uuid") == ("n0", f"r{domid}")
+    assert await xs.ls("/vm") == [str(handle_of(vm.id))]
+    assert await xs.ls("/xenopsd/machine") == [str(handle_of(vm.id))]
+    assert await xs.read(layout.was(domid)) is None
+
+
+def test_a_domain_becomes_another_machines(tell: Callable[[Story], None]) -> None:
+    async def story(xs: XenStore, xen: FakeHypervisor) -> None:
+        ours, vm, twin, domid = await beside(xs, xen)
+        await ours.rename(twin, vm)
+        await is_renamed(xs, xen, ours, vm, twin, domid)
+        await ours.rename(twin, vm)
+        again = domains(xs, xen)
+        await again.adopt()
+        await is_renamed(xs, xen, again, vm, twin, domid)
+
+    tell(story)
+
+
+def test_a_machine_that_has_a_domain_gets_no_other(tell: Callable[[Story], None]) -> None:
+    async def story(xs: XenStore, xen: FakeHypervisor) -> None:
+        ours, vm, twin, domid = await beside(xs, xen)
+        first = await ours.create(vm, wanted)
+        with pytest.raises(AlreadyExists):
+            await ours.rename(twin, vm)
+        assert (ours.require(vm.id), ours.require(twin.id)) == (first, domid)
+
+    tell(story)
+
+
+def test_killed_between_a_new_name_and_its_handle_the_domain_is_still_ours(tell: Callable[[Story], None]) -> None:
+    async def story(xs: XenStore, xen: FakeHypervisor) -> None:
+        _, vm, twin, domid = await beside(xs, xen)
+        mortal: Any = UntilKilled(xs, xen), UntilKilled(xen, xen)
+        dying = Domains(*mortal)
+        await dying.adopt()
+        xen.fuse = 1
+        with pytest.raises(Killed):
+            await dying.rename(twin, vm)
+        xen.fuse = -1
+        assert xen.domains[domid].handle == handle_of(twin.id)
+        again = domains(xs, xen)
+        await again.adopt()
+        await is_renamed(xs, xen, again, vm, twin, domid)
+
+    tell(story)

@@ -76,9 +76,10 @@ class Unpack(Order, tag="unpack", frozen=True):
 
 
 class Save(Order, tag="save", frozen=True, kw_only=True):
-    """Write a domain's memory to a file that is made or emptied, or to a block device.
+    """Write a domain's memory to a file that is made or emptied, to a block device, or into a pipe.
 
-    The builder asks for the guest to be suspended (AskSuspend) when it is ready for it.
+    The builder asks for the guest to be suspended (AskSuspend) when it is ready for it; `live`, when it has sent the memory
+    while the guest ran.
     """
 
     domid: int
@@ -86,6 +87,7 @@ class Save(Order, tag="save", frozen=True, kw_only=True):
     metadata: bytes  # goes into the image unread
     hvm: bool  # an HVM or PVH domain
     live: bool = False
+    pipe: bool = False  # `path` is a pipe
 
 
 class Restore(Order, tag="restore", frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ class Restore(Order, tag="restore", frozen=True, kw_only=True):
     qemu_state_path: str
     store_domid: int = 0
     console_domid: int = 0
+    pipe: bool = False  # `path` is a pipe
 
 
 class DumpCore(Order, tag="dump-core", frozen=True):
@@ -126,9 +129,10 @@ class Unpacked(Answer, tag="unpacked", frozen=True):
 
 
 class Saved(Answer, tag="saved", frozen=True):
-    """The image is on the disk."""
+    """The image is on the disk, or in the pipe; `rounds` of it were sent while the guest ran."""
 
-    image_bytes: int
+    image_bytes: int  # 0 when it went into a pipe
+    rounds: int = 0
 
 
 class Restored(Answer, tag="restored", frozen=True):

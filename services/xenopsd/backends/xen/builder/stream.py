@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving a domain to a file or block device, restoring it, and dumping its core.
+"""Saving a domain to a file, a block device or a pipe, restoring it, and dumping its core.
 
 An image is complete when its End record is on the disk; one without is never restored to its end.
 """
@@ -30,6 +30,8 @@ from xenopsd.backends.xen.builder.orders import (
 from xenopsd.backends.xen.libxc import Xc
 
 _LIVE = 1
+_STOP, _GO_ON = 1, 0  # XGS_POLICY_STOP_AND_COPY, XGS_POLICY_CONTINUE_PRECOPY
+_MOST_ROUNDS, _FEW_PAGES = 5, 50  # as libxc's own
 _PLAIN_STREAM, _NO_BACKCHANNEL = 0, -1
 _STORAGE_ERRORS = frozenset(
     {"ENOSPC", "EIO", "EDQUOT", "EFBIG", "EROFS", "ENOENT", "EACCES", "EISDIR", "ENOTDIR", "EPIPE"}
@@ -38,26 +40,46 @@ _STORAGE_ERRORS = frozenset(
 _STREAM_ERRORS = frozenset({"no errno", "XC_INTERNAL_ERROR", "EIO"})
 
 
+class Rounds:
+    """How often memory is sent while the guest runs on and writes to it: until little is left, or it makes no sense to go on."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def policy(self, iteration: int, dirty_pages: int) -> int:
+        """What libxc shall do; it asks before each round, and after it, when it does not know yet how much there is (-1)."""
+        if dirty_pages > 0:
+            self.sent += 1  # these are sent in any case
+        few = 0 <= dirty_pages < _FEW_PAGES
+        return _STOP if few or iteration >= _MOST_ROUNDS else _GO_ON
+
+
 class Suspension:
     """What libxc calls back in the middle of a save, asked on to the daemon."""
 
     def __init__(self, xc: Xc, desk: Desk, *, hvm: bool) -> None:
         self.suspended = Suspended(ok=False)
+        self.rounds = Rounds()
         self._desk = desk
         ffi = xc.ffi
         # One that fails (the daemon has gone) says no by itself, and libxc ends the save.
         self._lent = (
             ffi.callback("int(void*)", self._suspend, error=0),
             ffi.callback("int(uint32_t,unsigned,void*)", self._log_dirty, error=-1),
+            ffi.callback("int(struct precopy_stats,void*)", self._policy, error=-1),
         )
         self.callbacks = ffi.new("struct save_callbacks *")
         self.callbacks.suspend = self._lent[0]
+        self.callbacks.precopy_policy = self._lent[2]
         if hvm:  # without it, libxenguest aborts the process
             self.callbacks.switch_qemu_logdirty = self._lent[1]
 
     def _suspend(self, _data: Any) -> int:
         self.suspended = self._desk.ask(AskSuspend(), Suspended)
         return int(self.suspended.ok)
+
+    def _policy(self, stats: Any, _data: Any) -> int:
+        return self.rounds.policy(stats.iteration, stats.dirty_count)
 
     def _log_dirty(self, _domid: int, enable: int, _data: Any) -> int:
         return 0 if self._desk.ask(AskLogDirty(bool(enable)), LogDirty).ok else -1
@@ -66,7 +88,7 @@ class Suspension:
 def save(xc: Xc, order: Save, desk: Desk) -> None:
     """Write the image and tell its size. Raises `HypercallFailed`, `IoError`."""
     suspension = Suspension(xc, desk, hvm=order.hvm)
-    with _opened(order.path, os.O_WRONLY | os.O_CREAT) as file:
+    with _opened(order.path, os.O_WRONLY | (0 if order.pipe else os.O_CREAT), pipe=order.pipe) as file:
         _empty(file)
         _write(file, image.SIGNATURE + image.header(Kind.XENOPS, len(order.metadata)) + order.metadata)
         _write(file, image.header(Kind.LIBXC))
@@ -86,14 +108,13 @@ def save(xc: Xc, order: Save, desk: Desk) -> None:
         if suspension.suspended.qemu_state_path is not None:
             _append(file, suspension.suspended.qemu_state_path)
         _write(file, image.header(Kind.END))
-        size = os.lseek(file, 0, os.SEEK_CUR)
-        os.fsync(file)
-    desk.tell(Saved(size))
+        size = 0 if order.pipe else _kept(file)
+    desk.tell(Saved(size, suspension.rounds.sent))
 
 
 def restore(xc: Xc, order: Restore, desk: Desk) -> None:
     """Fill the domain and tell where its rings are. Raises `HypercallFailed`, `IoError`."""
-    with _opened(order.path, os.O_RDONLY) as file:
+    with _opened(order.path, os.O_RDONLY, pipe=order.pipe) as file:
         try:
             metadata = _before_memory(file)
             store_mfn, console_mfn = _memory(xc, order, file, desk)
@@ -184,17 +205,23 @@ def _append(file: int, qemu_state_path: str) -> None:
         _write(file, image.header(Kind.QEMU, length) + _body(state, length))
 
 
+def _kept(file: int) -> int:
+    """See that what was written is on the disk; how much that is."""
+    os.fsync(file)
+    return os.lseek(file, 0, os.SEEK_CUR)
+
+
 @contextmanager
-def _opened(path: str, flags: int) -> Iterator[int]:
-    """A regular file or a block device; whatever fails in the block is told with the path."""
+def _opened(path: str, flags: int, *, pipe: bool = False) -> Iterator[int]:
+    """A regular file or a block device, or a pipe; whatever fails in the block is told with the path."""
     try:
         file = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         raise IoError(path, error.strerror or str(error)) from error
     try:
         mode = os.fstat(file).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise IoError(path, "this is neither a file nor a block device")
+        if not (stat.S_ISFIFO(mode) if pipe else stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise IoError(path, "this is no pipe" if pipe else "this is neither a file nor a block device")
         os.set_blocking(file, True)
         yield file
     except OSError as error:

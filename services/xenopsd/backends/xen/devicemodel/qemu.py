@@ -144,8 +144,8 @@ class DeviceModels:
             await self._end(domid)
 
     async def go_on(self, domid: int) -> None:
-        """Let it work again after it has saved its state."""
-        running = self._emulator(domid)
+        """Let it work again after it has saved its state, or let go of its disks."""
+        running = self._find(domid)
         if running is not None:
             await _done(running, running.execute("cont"))
             await asyncio.to_thread(running.places.state.unlink, missing_ok=True)
@@ -164,6 +164,18 @@ class DeviceModels:
             await _done(running, running.execute("cont"))
             raise
         return path
+
+    async def let_go_of_disks(self, domid: int) -> None:
+        """Where a QEMU only serves a suspended guest's disks: all is written, and their images are another QEMU's to open.
+
+        `go_on` when the guest stays here after all. A device model does the same when it saves its state.
+        """
+        running = self._find(domid)
+        if running is None or running.process.emulates:
+            return
+        await _done(running, running.execute("stop"))
+        file = {"filename": str(self.saved_state(domid)), "live": True}
+        await _done(running, running.execute("xen-save-devices-state", file))  # nothing else has it let go of images
 
     async def set_log_dirty(self, domid: int, enable: bool) -> None:
         """Have it say, or no longer say, which of the guest's pages it writes to."""

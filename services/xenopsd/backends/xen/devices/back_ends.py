@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from xenops.errors import Fault, IoError
 from xenops.events import Kind
-from xenopsd.backends.port import Changed
+from xenopsd.backends.port import Changed, twin_id
 from xenopsd.backends.xen.devices import medium, xenbus
 from xenopsd.backends.xen.devices.medium import Identity
 from xenopsd.backends.xen.devices.xenbus import State
 from xenopsd.backends.xen.domain import layout
-from xenopsd.backends.xen.domctl import DomainInfo
+from xenopsd.backends.xen.domctl import DomainInfo, Shutdown
 from xenopsd.backends.xen.xenstore.client import XenStore
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,17 @@ class BackEnds:
                 if other[1] == key[1] or not (writes or self._uses[other].writes):
                     continue
                 await self._learn(other)  # it may have gone, and nobody may have told
-                if other in self._by_identity.get(identity, ()):
+                if other in self._by_identity.get(identity, ()) and not await self._moves_to(key, other):
                     raise IoError(path, _taken_by(other, self._machine(other[1]), writes=self._uses[other].writes))
             self._note(key, Use(identity, writes))
+
+    async def _moves_to(self, key: Key, other: Key) -> bool:
+        """Whether the one is the domain that the other's suspended guest goes to: only one of them ever runs again."""
+        source, twin = self._machine(other[1]), self._machine(key[1])
+        if source is None or twin != twin_id(source):
+            return False
+        info = await self._info(source)
+        return info is not None and info.shutdown and info.shutdown_reason == Shutdown.SUSPEND
 
     def release(self, key: Key) -> None:
         """It uses it no more. Idempotent."""

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from xenops.errors import BadRequest, IoError, Unimplemented
 from xenops.types.disk import Disk, Local, RemoteDisk
@@ -94,6 +95,16 @@ def identity_of(physical_device: str) -> Identity | None:
         if backing is not None:
             return "file", *backing
     return "block", *number
+
+
+def in_flight(physical_device: str, sysfs: Path) -> int:
+    """How many requests a block device (as Xen writes it) has taken and not answered; none when there is no such device."""
+    major, _, minor = physical_device.partition(":")
+    counts = sysfs / "dev/block" / f"{int(major, 16)}:{int(minor, 16)}" / "inflight"
+    try:
+        return sum(int(count) for count in counts.read_text().split())  # reads and writes
+    except FileNotFoundError:
+        return 0
 
 
 def identity_of_file(path: str) -> Identity | None:

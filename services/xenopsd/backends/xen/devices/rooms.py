@@ -39,6 +39,9 @@ class Emulators(Protocol):
     async def disk_refused(self, domid: int, devid: int) -> str:
         """Wait until a QEMU cannot serve that disk; what it says of it, untrusted."""
 
+    async def let_go_of_disks(self, domid: int) -> None:
+        """Where a QEMU only serves a suspended guest's disks: all is written, and their images are another QEMU's to open."""
+
     async def attach_pci(self, domid: int, address: str) -> None:
         """Show a PCI function. Without a device model there is nothing to do: it finds it when it starts."""
 

@@ -146,8 +146,10 @@ async def build(world: World, machine: Metadata, *, force: bool) -> None:
             await _introduce(world, vm, domid, rings, plan, timeoffset=timeoffset)
 
 
-async def restore(world: World, machine: Metadata, path: Path, progress: Progress, *, note: Suspended | None) -> None:
-    """Fill it from an image. Raises `NotEnoughMemory`, `IoError`, `HypercallFailed`."""
+async def restore(
+    world: World, machine: Metadata, path: Path, progress: Progress, *, note: Suspended | None, pipe: bool = False
+) -> None:
+    """Fill it from an image, or from a pipe where one comes out. Raises `NotEnoughMemory`, `IoError`, `HypercallFailed`."""
     vm = machine.vm
     domid = world.domains.require(vm.id)
     plan = plan_memory(vm, target_bytes=note.memory_bytes if note else None)
@@ -161,6 +163,7 @@ async def restore(world: World, machine: Metadata, path: Path, progress: Progres
             store_port=store_port,
             console_port=console_port,
             qemu_state_path=str(world.device_models.saved_state(domid)),
+            pipe=pipe,
         )
         async with world.builders.take() as builder:
             done = await builder.restore(order, progress=progress)

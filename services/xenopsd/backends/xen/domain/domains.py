@@ -87,6 +87,25 @@ class Domains:
         await self._xc.set_handle(domid, handle)
         return domid
 
+    async def rename(self, vm: Vm, to: Vm) -> None:
+        """The domain of the one machine is the other's. Idempotent. Raises `AlreadyExists` when that has one."""
+        domid = self._domids.get(vm.id)
+        if domid is None:
+            return
+        if to.id in self._domids:
+            raise AlreadyExists("domain", to.id)
+        top = layout.vm_tree(handle_of(vm.id))
+        held = {path[len(top) + 1 :]: value for path, value in (await self._xs.tree(top)).items() if path != top}
+        await self._xs.commit(layout.renamed(vm, to, domid, held))
+        gone = domid in self._gone
+        del self._domids[vm.id]
+        self._note(to.id, domid)
+        if gone:
+            self._gone.add(domid)
+        with suppress(DoesNotExist):  # it has vanished meanwhile, which is found out as ever
+            await self._xc.set_handle(domid, handle_of(to.id))
+        await self._xs.commit([Remove(layout.was(domid))])
+
     async def bury(self, vm: str, domid: int) -> None:
         """Its tree goes; `vm` may have another domain already."""
         last = self._domids.get(vm) == domid
@@ -156,12 +175,17 @@ class Domains:
         return info
 
     async def _is_ours(self, info: DomainInfo, vm: str) -> bool:
-        """Killed between a tree and its handle, the domain still has its nonce: finish what was begun."""
+        """Killed between a tree and its handle, the domain still has its nonce, or what it had before it was renamed:
+        finish what was begun.
+        """
         if info.handle == handle_of(vm):
             return True
-        noted = await self._xs.read(f"{layout.private(info.domid)}/machine")
-        if noted == vm and not info.shutdown and not await self._xs.read(f"{layout.private(info.domid)}/built"):
+        private = layout.private(info.domid)
+        noted, built, was = await self._xs.read_many([f"{private}/machine", f"{private}/built", layout.was(info.domid)])
+        renamed = was is not None and info.handle == handle_of(was)
+        if noted == vm and (renamed or (not info.shutdown and not built)):
             await self._xc.set_handle(info.domid, handle_of(vm))
+            await self._xs.commit([Remove(layout.was(info.domid))])
             return True
         return False
 

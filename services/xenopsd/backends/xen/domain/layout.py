@@ -198,6 +198,33 @@ def built(vm: Vm, handle: UUID, domid: int, rings: Rings, plan: MemoryPlan, *, t
     return list(changes())
 
 
+def renamed(vm: Vm, to: Vm, domid: int, tree: Mapping[str, str]) -> list[Change]:
+    """A domain of one machine is another's; `tree` is all that the machine's tree holds, below it."""
+    before, after = handle_of(vm.id), handle_of(to.id)
+    guest_reads = ("n0", f"r{domid}")
+
+    def changes() -> Iterator[Change]:
+        yield Remove(vm_tree(before))
+        yield Remove(vm_tree(after))
+        yield Mkdir(vm_tree(after), guest_reads)
+        for path, value in {**tree, "uuid": str(after), "name": to.name}.items():
+            yield Write(f"{vm_tree(after)}/{path}", value)
+        yield Write(f"{domain(domid)}/vm", vm_tree(after))
+        yield Write(f"{domain(domid)}/name", to.name)
+        yield Write(f"{private(domid)}/machine", to.id)
+        yield Write(was(domid), vm.id)
+        yield Remove(machine(before))
+        yield Write(f"{machine(after)}/id", to.id)
+        yield Write(f"{machine(after)}/domid", str(domid))
+
+    return list(changes())
+
+
+def was(domid: int) -> str:
+    """Whose a domain was until it was renamed, for as long as it may have the handle of that machine."""
+    return f"{private(domid)}/was"
+
+
 def gone(handle: UUID, domid: int, *, last: bool) -> list[Change]:
     """Nothing of a domain is left; `last` when the machine has no other domain."""
     ends: list[Change] = [
