@@ -17,6 +17,7 @@ from xenops.types.ids import DeviceId
 from xenops.types.vm import PowerState
 from xenopsd.engine.plan import atoms
 from xenopsd.operations import devices
+from xenopsd.operations.migrate import HERE, Migrate
 from xenopsd.operations.operation import Operation
 from xenopsd.operations.reboot import Reboot
 from xenopsd.operations.shutdown import Shutdown
@@ -99,7 +100,7 @@ def _up_to(case: Case, machine: Machine, death: Death) -> Iterator[tuple[str, in
 
 
 def cases(vm: str, image: Local, *, drive: str, interface: str) -> list[Case]:
-    """Start, shutdown, reboot, suspend, resume and hot-plug of that machine."""
+    """Start, shutdown, reboot, suspend, resume, migration and hot-plug of that machine."""
     asked, stopped, whole, runs = (
         "vm.AskToShutDown",
         ("vm.Condemn", HALTED),
@@ -151,12 +152,19 @@ def cases(vm: str, image: Local, *, drive: str, interface: str) -> list[Case]:
             asked,
         ),
     ]
+    found.append(_migration(Migrate(vm=vm, destination=HERE)))
     for kind, dev in ((Kind.VBD, drive), (Kind.VIF, interface)):
         id, word = DeviceId(vm=vm, dev=dev), kind.name.lower()
         plug, unplug = devices.Plug(vm=vm, kind=kind, dev=dev), devices.Unplug(vm=vm, kind=kind, dev=dev)
         found.append(Case(f"{word}-plug", plug, f"{kind.name}.plug", (id,), RUNNING, (), True))
         found.append(Case(f"{word}-unplug", unplug, f"{kind.name}.unplug", (id,), RUNNING, (), True))
     return found
+
+
+def _migration(operation: Migrate) -> Case:
+    """To another domain, which the machine is once that is decided."""
+    decided = "relocation.Decide"
+    return Case("migrate", operation, *asks(operation), RUNNING, ((decided, RUNNING),), answers=True, decided=decided)
 
 
 def of_sample(sample: Sample) -> Case:
