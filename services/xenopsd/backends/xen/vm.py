@@ -15,7 +15,7 @@ from xenops.errors import IoError, Unimplemented
 from xenops.types.disk import Disk
 from xenops.types.metadata import Metadata
 from xenops.types.vm import Hvm, PowerState, Vm, VmState
-from xenopsd.backends.port import DomainAction, Inlet, Outlet, Progress, ShutdownReason
+from xenopsd.backends.port import DomainAction, Inlet, Outlet, Progress, ShutdownReason, twin_id
 from xenopsd.backends.xen.builder.orders import DumpCore
 from xenopsd.backends.xen.domain import creation, guest, layout, shutdown, suspension
 from xenopsd.backends.xen.domain.shelf import Shelf, parse_note
@@ -65,7 +65,8 @@ class XenVm:
         if await self.remains(vm):
             await creation.destroy(self._world, vm)  # nobody would look after them any more
         self._shelf.drop(vm.id)
-        self._world.clocks.drop(vm.id)
+        for id in (vm.id, twin_id(vm.id)):  # its second domain may have left one when it was taken away
+            self._world.clocks.drop(id)
 
     async def discard_image(self, vm: Vm) -> None:
         self._shelf.drop(vm.id)

@@ -40,6 +40,7 @@ class FakeHypervisor:
         self.domains: dict[int, DomainInfo] = {}
         self.next = 1
         self.fuse = -1
+        self.written: set[int] = set()  # those of whose writes account is kept
 
     def change(self, domid: int, **facts: Any) -> None:
         """Something happened to a domain."""
@@ -55,6 +56,9 @@ class FakeHypervisor:
     async def set_handle(self, domid: int, handle: UUID) -> None:
         self._burn()
         self.change(domid, handle=handle)
+
+    async def forget_writes(self, domid: int) -> None:
+        self.written.discard(domid)
 
     async def destroy(self, domid: int) -> None:
         if self.domains.pop(domid, None) is None:

@@ -258,3 +258,14 @@ def test_killed_between_a_new_name_and_its_handle_the_domain_is_still_ours(tell:
         await is_renamed(xs, xen, again, vm, twin, domid)
 
     tell(story)
+
+
+def test_killed_while_its_memory_was_sent_a_guest_is_not_slow_for_ever(tell: Callable[[Story], None]) -> None:
+    async def story(xs: XenStore, xen: FakeHypervisor) -> None:
+        domid = await domains(xs, xen).create(a_vm(), wanted)
+        xen.change(domid, hvm=True)
+        xen.written.add(domid)
+        await domains(xs, xen).adopt()
+        assert xen.written == set()
+
+    tell(story)

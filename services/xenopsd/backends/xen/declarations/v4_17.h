@@ -169,6 +169,7 @@ int xc_domain_set_pod_target(xc_interface *xch, uint32_t domid, uint64_t target_
                              uint64_t *pod_cache_pages, uint64_t *pod_entries);
 int xc_domain_set_memory_map(xc_interface *xch, uint32_t domid, struct e820entry *entries, uint32_t nr_entries);
 int xc_get_paging_mempool_size(xc_interface *xch, uint32_t domid, uint64_t *size);
+long long xc_shadow_control(xc_interface *xch, uint32_t domid, unsigned int sop, unsigned int *mb, unsigned int mode);
 int xc_set_paging_mempool_size(xc_interface *xch, uint32_t domid, uint64_t size);
 
 int xc_evtchn_alloc_unbound(xc_interface *xch, uint32_t dom, uint32_t remote_dom);

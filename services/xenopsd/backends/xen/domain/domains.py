@@ -132,7 +132,14 @@ class Domains:
             elif not info.shutdown:
                 with suppress(IoError):  # one that was not introduced yet
                     await self._xs.resume(int(domid))  # killed while it was woken, nobody may have told xenstored
+                if info.hvm:
+                    await self._forget_writes(int(domid))
         log.info("%d domains of ours found, %d of them gone", len(self._domids), len(self._gone))
+
+    async def _forget_writes(self, domid: int) -> None:
+        """A builder that died with us while its memory was sent has left Xen keeping account of it, which slows it down."""
+        with suppress(DoesNotExist):
+            await self._xc.forget_writes(domid)
 
     async def follow(self, changed: Changed) -> None:
         """Tell of domains that shut down or vanish, until cancelled."""

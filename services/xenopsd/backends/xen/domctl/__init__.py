@@ -259,6 +259,10 @@ class Domctl:
         """How much memory it may have; what it has beyond stays."""
         await self.run(lambda xc: xc.on_domain(domid, "xc_domain_setmaxmem", kib))
 
+    async def forget_writes(self, domid: int) -> None:
+        """Xen keeps no account any more of the pages that a PVH or HVM guest writes to. Idempotent."""
+        await self.run(lambda xc: domain.forget_writes(xc, domid))
+
     async def set_shadow_allocation(self, domid: int, mib: int) -> None:
         """How much of the host's memory its paging (shadow or HAP) may use."""
         await self.run(lambda xc: domain.set_shadow_allocation(xc, domid, mib))

@@ -4,6 +4,7 @@
 import struct
 import uuid
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from xenops.errors import DoesNotExist, HypercallFailed
@@ -21,6 +22,7 @@ from xenopsd.backends.xen.libxc import Xc
 PAGE_KIB = 4
 _HVM, _HAP, _OOS_OFF, _IOMMU, _NESTED_VIRT, _VPMU = (1 << n for n in (0, 1, 3, 5, 6, 7))
 _NO_SHAREPT = 1
+_SHADOW_OFF = 0  # XEN_DOMCTL_SHADOW_OP_OFF
 _MSR_RELAXED = 1
 _IN_ONE_GO = 1024
 _PAUSES = 16
@@ -186,6 +188,12 @@ def get_shadow_allocation(xc: Xc, domid: int) -> int:
     size = xc.ffi.new("uint64_t *")
     xc.on_domain(domid, "xc_get_paging_mempool_size", size)
     return int(size[0]) >> 20
+
+
+def forget_writes(xc: Xc, domid: int) -> None:
+    """No account of the pages that it writes to. Xen refuses it after that where there is HAP, which has nothing to switch off."""
+    with suppress(HypercallFailed):
+        xc.on_domain(domid, "xc_shadow_control", _SHADOW_OFF, xc.ffi.NULL, 0)
 
 
 def set_pod_target(xc: Xc, domid: int, target_pages: int) -> None:
