@@ -6,6 +6,9 @@
 Requests are transient messages: a caller waits for each, and sends it again over a new connection, where the server
 knows its message id; nobody would wait for one that had outlived its caller on a disk. Publisher confirms are on for
 requests, since only they tell of a full queue; replies and events are not waited for.
+
+That a queue is full is believed of a new channel only: in RabbitMQ (3.10) a channel that meets a quorum queue while its
+leader dies asks for that leader ever after, and refuses all requests to the queue until the leader's node is back.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pika import spec
@@ -39,6 +42,7 @@ _VERDICT_S = 0.25  # for what became of such a look that was just under way when
 _GOODBYE_S = 2.0
 _ACCESS_REFUSED = 403
 _RETRY_AFTER_MS = 500
+_BELIEVED_S = 2.0  # how long the refusals of a connection are believed after a new channel has been asked
 _MAX_BUFFERED = 32 << 20
 _MAX_OWED = 1000
 _SUBSCRIBER_LIMIT = 10000
@@ -57,6 +61,8 @@ class AmqpBus:
         self._lane: Lane | None = None  # requests and their replies, confirmed
         self._out: Lane | None = None  # replies and events, unconfirmed
         self._tag = 0
+        self._doubted: list[_Under] | None = None  # refused, while a new channel is asked whether their queues are full
+        self._believed_until = 0.0
         self._calls: Calls[tuple[Message, asyncio.Future[Message]]] = Calls()
         self._parts: list[Served | Subscribed] = []
         self._owed: deque[tuple[str, Message]] = deque(maxlen=_MAX_OWED)
@@ -177,17 +183,13 @@ class AmqpBus:
 
     async def _declare_all(self, link: Link) -> None:
         self._link = link
-        lane = await Lane(link, lambda error: link.abort()).open()
-        lane.channel.add_on_return_callback(self._returned)
-        await lane.ask(lambda done: lane.channel.confirm_delivery(self._confirmed, done))
-        await lane.ask(lambda done: lane.channel.basic_consume(_REPLY_TO, self._replied, auto_ack=True, callback=done))
+        lane = await self._open_requests(link)
         out = await self._open_out(link)
         for part in list(self._parts):
             await self._declare(part, link)
-        self._lane, self._out, self._tag = lane, out, 0
+        self._out = out
+        self._send_by(lane, self._calls.all())
         self._up.set()
-        for call in self._calls.all():
-            self._send(call)
         self._pay()
 
     async def _open_out(self, link: Link) -> Lane:
@@ -207,6 +209,20 @@ class AmqpBus:
     def _pay(self) -> None:
         while self._owed and self._out is not None and self._out.is_open:
             self.reply(*self._owed.popleft())
+
+    async def _open_requests(self, link: Link) -> Lane:
+        """A channel for requests and the replies to them."""
+        lane = await Lane(link, lambda error: link.abort()).open()
+        lane.channel.add_on_return_callback(self._returned)
+        await lane.confirm()
+        await lane.ask(lambda done: lane.channel.basic_consume(_REPLY_TO, self._replied, auto_ack=True, callback=done))
+        return lane
+
+    def _send_by(self, lane: Lane, calls: list[_Under], tag: int = 0) -> None:
+        """From now on all requests go by this channel, which has carried `tag` so far; these first."""
+        self._lane, self._tag, lane.confirmed = lane, tag, self._confirmed
+        for call in calls:
+            self._send(call)
 
     async def _declare(self, part: Served | Subscribed, link: Link) -> None:
         try:
@@ -262,14 +278,17 @@ class AmqpBus:
             except AMQPError as error:
                 log.debug("it closed again: %r", error)  # and is mended again for that
 
-        task = asyncio.create_task(mend())
-        self._mending.add(task)
-        task.add_done_callback(self._mending.discard)
+        self._start(mend())
 
     def forget(self, part: Served | Subscribed) -> None:
         """Do not declare this part again."""
         if part in self._parts:
             self._parts.remove(part)
+
+    def _start(self, mending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(mending)
+        self._mending.add(task)
+        task.add_done_callback(self._mending.discard)
 
     # Calls
 
@@ -277,15 +296,18 @@ class AmqpBus:
         lane = self._lane
         if lane is None or not lane.is_open:
             return  # the next connection sends it
+        self._publish(lane, call)
+        self._tag += 1
+        self._calls.sent(call, self._tag)
+        meters.requests.inc()
+
+    def _publish(self, lane: Lane, call: _Under) -> None:
         request = call.what[0]
         properties = BasicProperties(
             request.content_type, None, request.headers or None, None, None, str(call.number), _REPLY_TO, None,
             request.message_id, int(time.time()),
         )  # fmt: skip
         lane.channel.basic_publish("", call.queue, request.body, properties, mandatory=True)
-        self._tag += 1
-        self._calls.sent(call, self._tag)
-        meters.requests.inc()
 
     def _replied(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         call = self._calls.answered(_number(properties))
@@ -294,16 +316,58 @@ class AmqpBus:
             reply.correlation_id = call.what[0].correlation_id
             call.what[1].set_result(reply)
 
-    def _confirmed(self, method_frame: Any) -> None:
-        method = method_frame.method
+    def _confirmed(self, method: Any) -> None:
         if isinstance(method, spec.Basic.Ack):
             released = self._calls.confirmed(method.delivery_tag, multiple=bool(method.multiple))
         else:
-            full, released = self._calls.refused(method.delivery_tag, multiple=bool(method.multiple))
-            for call in full:
-                self._end(call, Busy(call.queue, _RETRY_AFTER_MS))
+            refused, released = self._calls.refused(method.delivery_tag, multiple=bool(method.multiple))
+            self._refused(refused)
         for call in released:
             self._send(call)
+
+    def _refused(self, calls: list[_Under]) -> None:
+        link = self._link
+        if self._doubted is not None:
+            self._doubted += calls
+        elif link is not None and calls and asyncio.get_running_loop().time() >= self._believed_until:
+            self._doubted = list(calls)
+            self._start(self._ask_again(calls[0], link))
+        else:
+            self._end_busy(calls)
+
+    async def _ask_again(self, call: _Under, link: Link) -> None:
+        """Ask a new channel whether the queue is full; if it is not, all requests go by that channel from now on."""
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                lane = await self._open_requests(link)
+                answer = await lane.ask(lambda done: self._ask_by(lane, call, done))
+        except (AMQPError, TimeoutError) as error:
+            log.debug("whether %s is full cannot be told: %r", call.queue, error)
+            self._doubted = None
+            link.abort()  # the next connection sends them
+            return
+        doubted, self._doubted = self._doubted or [], None
+        if link is not self._link or self._lane is None:
+            return
+        self._believed_until = asyncio.get_running_loop().time() + _BELIEVED_S
+        if isinstance(answer, spec.Basic.Nack):
+            lane.close()
+            self._end_busy(doubted)
+            return
+        log.warning("a channel of the switch at %s refused what another one takes: it is made anew", self.address)
+        self._lane.close()
+        for lost in self._calls.lost():
+            self._end(lost, ConnectionLost(self.address))
+        call.sent = True
+        self._send_by(lane, [other for other in self._calls.all() if other is not call or other.returned], tag=1)
+
+    def _ask_by(self, lane: Lane, call: _Under, done: Callable[[Any], None]) -> None:
+        lane.confirmed = done
+        self._publish(lane, call)
+
+    def _end_busy(self, calls: list[_Under]) -> None:
+        for call in calls:
+            self._end(call, Busy(call.queue, _RETRY_AFTER_MS))
 
     def _returned(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
         queue = self._calls.returned(_number(properties))
@@ -326,6 +390,7 @@ class AmqpBus:
         self._end(call, NoSuchService(call.queue) if unheard else TimedOut(call.queue, timeout_s))
 
     def _end(self, call: _Under, fault: Fault) -> None:
+        self._calls.drop(call)
         if not call.what[1].done():
             call.what[1].set_exception(fault)
 

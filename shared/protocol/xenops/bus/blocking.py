@@ -29,6 +29,7 @@ _PAUSE_S = (0.05, 1.0)  # between attempts at a queue that nobody serves, and to
 _GOODBYE_S = 2.0
 _RETRY_AFTER_MS = 500
 _KEPT_EVENTS = 10000
+_BELIEVED_S = 2.0  # how long the refusals of a new channel are believed; of an older one they may be false (see `amqp`)
 _REFUSED = "it refuses the user or the password"
 _LOST = (*Wire.recoverable_connection_errors, ChannelError)
 _Connect: Any = Connection  # kombu is half typed
@@ -43,6 +44,7 @@ class BlockingBus:
         self._nodes = [_kombu(node) for node in nodes]
         self._connection: Any = None
         self._channel: Any = None
+        self._channel_since = 0.0
         self._numbers = itertools.count(1)
         self._expected = ""
         self._reply: Message | None = None
@@ -94,7 +96,11 @@ class BlockingBus:
                     return self._wait(queue, request, until, timeout_s)
                 sent = before
             except MessageNacked:
-                raise Busy(queue, _RETRY_AFTER_MS) from None
+                if time.monotonic() < self._channel_since + _BELIEVED_S:
+                    raise Busy(queue, _RETRY_AFTER_MS) from None
+                self._lose()
+                sent = before
+                continue
             except _LOST:
                 self._lose()
                 if not request.message_id:
@@ -155,7 +161,7 @@ class BlockingBus:
             channel = self._connection.channel()
             channel.events["basic_return"].add(self._on_return)
             channel.basic_consume(_REPLY_TO, no_ack=True, callback=self._on_reply)
-            self._channel = channel
+            self._channel, self._channel_since = channel, time.monotonic()
         return self._channel
 
     def _listen(self, until: float | None) -> None:

@@ -73,12 +73,12 @@ class Calls(Generic[T]):
         return released
 
     def refused(self, tag: int, *, multiple: bool) -> tuple[list[Call[T]], list[Call[T]]]:
-        """The bus would not take these: the queue is full. And the calls that were held behind one of them."""
-        full = [call for call in self._peek(tag, multiple=multiple) if call.number in self._calls]
+        """The bus would not take these, so nobody has seen them. And the calls that were held behind one of them."""
+        refused = [call for call in self._peek(tag, multiple=multiple) if call.number in self._calls]
         released = self.confirmed(tag, multiple=multiple)
-        for call in full:
-            self.drop(call)
-        return full, released
+        for call in refused:
+            call.sent = False
+        return refused, released
 
     def returned(self, number: int) -> str | None:
         """Nobody serves the queue of this call; it is held, and the queue is to be probed after a while."""

@@ -15,7 +15,7 @@ import pika
 import pika.connection
 from pika import frame, spec
 from pika.channel import Channel
-from pika.exceptions import AMQPError, StreamLostError
+from pika.exceptions import AMQPError, ChannelClosedByClient, StreamLostError
 
 from xenops.bus.place import Place
 from xenops.bus.untrusted import salvaged_properties
@@ -221,6 +221,7 @@ class Lane:
         self.link = link
         self._on_closed = on_closed
         self._waiting: set[asyncio.Future[Any]] = set()
+        self.confirmed: Callable[[Any], None] = _unheard  # told of each Ack and Nack, after `confirm`
         self.channel: Channel
         self.failure: BaseException | None = None
 
@@ -233,6 +234,10 @@ class Lane:
 
         await self.ask(begin)
         return self
+
+    async def confirm(self) -> None:
+        """Have each message confirmed or refused from now on: `confirmed` is told."""
+        await self.ask(lambda done: self.channel.confirm_delivery(lambda frame: self.confirmed(frame.method), done))
 
     @property
     def is_open(self) -> bool:
@@ -252,7 +257,8 @@ class Lane:
             self._waiting.discard(future)
 
     def close(self) -> None:
-        """Close the channel; what it held unacknowledged goes back to its queue."""
+        """Close the channel; what it held unacknowledged goes back to its queue. `on_closed` is for who did not ask."""
+        self.confirmed = _unheard
         if self.is_open:
             self.channel.close()
 
@@ -261,7 +267,12 @@ class Lane:
         for future in self._waiting:
             if not future.done():
                 future.set_exception(error)
-        self._on_closed(error)
+        if not isinstance(error, ChannelClosedByClient):
+            self._on_closed(error)
+
+
+def _unheard(_: Any) -> None:
+    """Nobody waits for it."""
 
 
 def _settle(future: "asyncio.Future[Any]", value: Any = None) -> None:
