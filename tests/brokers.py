@@ -106,10 +106,14 @@ def rabbitmq(directory: Path) -> Broker:
 
 def trace(broker: Broker, *, on: bool) -> None:
     """Turn RabbitMQ's firehose on or off, as its operator would, once the node answers."""
-    tool = RABBITMQ.with_name("rabbitmqctl")
-    argv = [str(tool), "--node", broker.environ["RABBITMQ_NODENAME"]]
-    for words in (["await_startup", "--timeout", str(int(READY_S))], ["trace_on" if on else "trace_off"]):
-        subprocess.run([*argv, *words], env=broker.environ, capture_output=True, check=True, timeout=2 * READY_S)
+    rabbitmqctl(broker, "trace_on" if on else "trace_off")
+
+
+def rabbitmqctl(broker: Broker, *words: str) -> None:
+    """What an operator tells a RabbitMQ node, once it answers."""
+    argv = [str(RABBITMQ.with_name("rabbitmqctl")), "--node", broker.environ["RABBITMQ_NODENAME"]]
+    for each in (("await_startup", "--timeout", str(int(READY_S))), words):
+        subprocess.run([*argv, *each], env=broker.environ, capture_output=True, check=True, timeout=2 * READY_S)
 
 
 def stop_port_mapper(broker: Broker) -> None:

@@ -6,6 +6,7 @@ services; here they live on, and the switch loses nodes. CLUSTER=all strikes eve
 """
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,13 +26,14 @@ from xenops.bus.amqp import AmqpBus
 from xenops.bus.link import parameters
 from xenops.bus.place import places
 from xenops.client import Xenops, connect
-from xenops.errors import SwitchUnreachable
+from xenops.errors import Busy, SwitchUnreachable, TimedOut
 
 HOSTS = ["one", "two"]
 CALLERS = 2  # of each host
 ENOUGH = 30  # answers between two strikes: proof that work goes on
 WITHIN_S = 400
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(WITHIN_S + READY_S)]
+ALARMS = [("set_vm_memory_high_watermark", "0", "0.4"), ("set_disk_free_limit", "1000000GB", "1MB")]
 STRUCK = range(3) if os.environ.get("CLUSTER") == "all" else range(1)
 
 
@@ -155,6 +157,30 @@ async def cut_off(cluster: Cluster, node: Node, goes_on: Callable[[], Awaitable[
     await asyncio.to_thread(node.says, "[Cc]luster minority", said)  # it has stopped serving by itself
     node.heal()
     await asyncio.to_thread(cluster.complete)
+
+
+async def asked_for_ever(xenops: Xenops) -> None:
+    while True:
+        with contextlib.suppress(TimedOut):
+            await xenops.query()
+
+
+async def starved(cluster: Cluster, alarm: tuple[str, str, str], goes_on: Callable[[], Awaitable[None]]) -> None:
+    """One node's alarm stops the publishers of all."""
+    limit, too_little, enough = alarm
+    url = cluster.url_file("clients").read_text()
+    async with connect(url=url, queue="xenops.one.simulator", timeout_s=2.0) as xenops:
+        await asyncio.to_thread(cluster.nodes[0].ctl, limit, too_little)
+        with pytest.raises(Busy, match=r"the switch \(low on"):
+            await asked_for_ever(xenops)  # RabbitMQ blocks who publishes, and says so after that message
+        await asyncio.to_thread(cluster.nodes[0].ctl, limit, enough)
+        await xenops.query()
+    await goes_on()
+
+
+@pytest.mark.parametrize("alarm", ALARMS[: len(STRUCK)], ids=["memory", "disk"][: len(STRUCK)])
+def test_a_node_runs_short_and_has_enough_again(cluster: Cluster, tmp_path: Path, alarm: tuple[str, str, str]) -> None:
+    tell(cluster, tmp_path, lambda goes_on: starved(cluster, alarm, goes_on))
 
 
 @pytest.mark.parametrize("number", STRUCK)

@@ -63,6 +63,7 @@ class AmqpBus:
         self._tag = 0
         self._doubted: list[_Under] | None = None  # refused, while a new channel is asked whether their queues are full
         self._believed_until = 0.0
+        self._unsent: list[_Under] = []  # while the switch takes no requests, being short of memory or disk
         self._calls: Calls[tuple[Message, asyncio.Future[Message]]] = Calls()
         self._parts: list[Served | Subscribed] = []
         self._owed: deque[tuple[str, Message]] = deque(maxlen=_MAX_OWED)
@@ -182,7 +183,7 @@ class AmqpBus:
             pause = min(pause * 1.7, _PAUSE_S[1])
 
     async def _declare_all(self, link: Link) -> None:
-        self._link = link
+        self._link, link.on_relief = link, self._send_unsent
         lane = await self._open_requests(link)
         out = await self._open_out(link)
         for part in list(self._parts):
@@ -221,6 +222,7 @@ class AmqpBus:
     def _send_by(self, lane: Lane, calls: list[_Under], tag: int = 0) -> None:
         """From now on all requests go by this channel, which has carried `tag` so far; these first."""
         self._lane, self._tag, lane.confirmed = lane, tag, self._confirmed
+        self._unsent.clear()
         for call in calls:
             self._send(call)
 
@@ -296,10 +298,19 @@ class AmqpBus:
         lane = self._lane
         if lane is None or not lane.is_open:
             return  # the next connection sends it
+        if lane.link.short:
+            self._unsent.append(call)
+            return
         self._publish(lane, call)
         self._tag += 1
         self._calls.sent(call, self._tag)
         meters.requests.inc()
+
+    def _send_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for call in unsent:
+            if self._calls.waits(call):
+                self._send(call)
 
     def _publish(self, lane: Lane, call: _Under) -> None:
         request = call.what[0]
@@ -387,7 +398,10 @@ class AmqpBus:
 
     def _over(self, call: _Under, timeout_s: float) -> None:
         unheard = call.returned or not call.sent
-        self._end(call, NoSuchService(call.queue) if unheard else TimedOut(call.queue, timeout_s))
+        if not call.sent and self._link is not None and self._link.short:
+            self._end(call, Busy(f"the switch ({self._link.short})", _RETRY_AFTER_MS))
+        else:
+            self._end(call, NoSuchService(call.queue) if unheard else TimedOut(call.queue, timeout_s))
 
     def _end(self, call: _Under, fault: Fault) -> None:
         self._calls.drop(call)

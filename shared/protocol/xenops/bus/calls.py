@@ -132,6 +132,10 @@ class Calls(Generic[T]):
             del self._calls[call.number]
         return hopeless
 
+    def waits(self, call: Call[T]) -> bool:
+        """Whether anybody waits for this call still."""
+        return call.number in self._calls
+
     def all(self) -> list[Call[T]]:
         """Every call under way, oldest first: what is to be sent over a new connection."""
         return list(self._calls.values())

@@ -48,6 +48,10 @@ class Link(pika.connection.Connection, Intake):  # type: ignore[misc]
             on_close_callback=lambda _, error: self._ended(error),
             internal_connection_workflow=False,
         )
+        self.short = ""  # why the other side reads nothing of who publishes: what it is low on
+        self.on_relief: Callable[[], None] = lambda: None  # it reads again
+        self.add_on_connection_blocked_callback(lambda _, told: self._blocked(str(told.method.reason)[:200] or "?"))
+        self.add_on_connection_unblocked_callback(lambda *_: self._blocked(""))
 
     @property
     def buffered(self) -> int:
@@ -58,6 +62,12 @@ class Link(pika.connection.Connection, Intake):  # type: ignore[misc]
         """Drop the connection without a goodbye."""
         if self._stream is not None:
             self._stream.abort()
+
+    def _blocked(self, short: str) -> None:
+        log.warning("the switch %s", f"takes no requests: {short}" if short else "takes requests again")
+        self.short = short
+        if not short:
+            self.on_relief()
 
     def _ended(self, error: BaseException) -> None:
         if not self.opened.done():
