@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes RabbitMQ's users for a broker that several hosts share: one for each host's services, one for clients.
+"""Makes RabbitMQ's users for a broker that several hosts share: one for each host's services, one for
+clients, and one for brokers of other sites that are to have the events (see `federation.py`).
 
     python3 deploy/rabbitmq/definitions.py DIRECTORY --broker rabbit.example:5672 host1 host2
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-CLIENTS = "clients"
+CLIENTS, EVENTS = "clients", "events"
 _EVENTS = "xenops.events"
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _PRIVATE = r"amq\.gen-.*"  # queues that the broker names; they are exclusive, so one user cannot read another's
@@ -45,11 +46,17 @@ def client_permissions() -> dict[str, str]:
     }
 
 
+def events_permissions() -> dict[str, str]:
+    """Another broker keeps a queue and an exchange of its own here, named after the federated exchange."""
+    own = r"federation: xenops\.events -> .*"
+    return {"configure": f"^{own}$", "write": f"^{own}$", "read": rf"^(xenops\.events|{own})$"}
+
+
 def definitions(hosts: list[str], passwords: dict[str, str]) -> dict[str, Any]:
     """The whole file. Topics keep a host from speaking in another's name."""
-    users = [user_of(host) for host in hosts]
     own = {user_of(host): rf"^{re.escape(host)}\." for host in hosts}
-    rights = {user_of(host): permissions(host) for host in hosts} | {CLIENTS: client_permissions()}
+    rights = {user_of(host): permissions(host) for host in hosts}
+    rights |= {CLIENTS: client_permissions(), EVENTS: events_permissions()}
     return {
         "vhosts": [{"name": "/"}],
         "users": [
@@ -59,12 +66,12 @@ def definitions(hosts: list[str], passwords: dict[str, str]) -> dict[str, Any]:
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": [],
             }
-            for user in [*users, CLIENTS]
+            for user in rights
         ],
         "permissions": [{"user": user, "vhost": "/", **what} for user, what in rights.items()],
         "topic_permissions": [
             {"user": user, "vhost": "/", "exchange": _EVENTS, "write": own.get(user, "^$"), "read": own.get(user, ".*")}
-            for user in [*users, CLIENTS]
+            for user in rights
         ],
         "exchanges": [
             {
@@ -95,7 +102,7 @@ def write(directory: Path, brokers: list[str], hosts: list[str], cacertfile: str
     """Put the files in place. Each user tries the nodes in an order of its own, so that they share the work."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     passwords = {}
-    for n, user in enumerate([*map(user_of, hosts), CLIENTS]):
+    for n, user in enumerate([*map(user_of, hosts), CLIENTS, EVENTS]):
         first = n % len(brokers)
         nodes = brokers[first:] + brokers[:first]
         passwords[user] = _password(directory / f"{user}.url", user, nodes, cacertfile)
