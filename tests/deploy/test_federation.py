@@ -10,12 +10,14 @@ import pytest
 
 from deploy.rabbitmq import definitions, federation
 from tests import brokers
+from tests.cluster.nodes import authority, certify
 from tests.cluster.test_many_hosts import Host
 from tests.contracts.bus.proxy import Proxy
 from tests.xenopsd.machines import plain_vm
 from xenops.bus.amqp import AmqpBus
 from xenops.client import connect
 
+ADDRESS = "127.0.0.1"
 WITHIN_S = 55
 pytestmark = [
     pytest.mark.rabbitmq,
@@ -25,10 +27,16 @@ pytestmark = [
 
 
 @contextlib.contextmanager
-def broker(folder: Path, plugins: str) -> Iterator[brokers.Broker]:
-    """One site's."""
+def broker(folder: Path, plugins: str, tls_port: int) -> Iterator[brokers.Broker]:
+    """One site's. It speaks TLS as well."""
     folder.mkdir()
     node = brokers.rabbitmq(folder)
+    authority(folder)
+    certify(folder, folder / "authority", "node", ADDRESS)
+    files = {"cacertfile": "authority.pem", "certfile": "node.pem", "keyfile": "node.key"}
+    with (folder / "rabbitmq.conf").open("a") as conf:
+        conf.write(f"listeners.ssl.1 = {ADDRESS}:{tls_port}\n")
+        conf.writelines(f"ssl_options.{key} = {folder / name}\n" for key, name in files.items())
     (folder / "enabled_plugins").write_text(f"[{plugins}].\n")
     try:
         node.start()
@@ -55,14 +63,14 @@ class Heard:
             await self._more.wait()
 
 
-async def story(path: Path, site: brokers.Broker, far: brokers.Broker) -> None:
-    cable, heard = Proxy(site.port), Heard()
+async def story(path: Path, site: brokers.Broker, tls_port: int, far: brokers.Broker) -> None:
+    cable, heard = Proxy(tls_port), Heard()
     await cable.start()
     secrets = path / "site"
-    definitions.write(secrets, [f"127.0.0.1:{site.port}"], ["web"])
+    definitions.write(secrets, [f"{ADDRESS}:{tls_port}"], ["web"], str(path / "near/authority.pem"))
     await asyncio.to_thread(brokers.rabbitmqctl, site, "import_definitions", str(secrets / "definitions.json"))
     url = secrets / "events.url"
-    url.write_text(url.read_text().replace(f":{site.port}/", f":{cable.port}/"))
+    url.write_text(url.read_text().replace(f":{tls_port}/", f":{cable.port}/"))
     bus = AmqpBus(far.url)
     await bus.connect(20)
     await bus.subscribe(["#"], lambda event: heard.hear(event.routing_key))
@@ -91,9 +99,11 @@ async def story(path: Path, site: brokers.Broker, far: brokers.Broker) -> None:
 
 
 def test_events_reach_the_other_site_also_those_of_while_the_link_was_cut(tmp_path: Path) -> None:
+    port, other = brokers.free_port(), brokers.free_port()
+
     async def bounded(site: brokers.Broker, far: brokers.Broker) -> None:
         async with asyncio.timeout(WITHIN_S):
-            await story(tmp_path, site, far)
+            await story(tmp_path, site, port, far)
 
-    with broker(tmp_path / "near", "") as site, broker(tmp_path / "far", "rabbitmq_federation") as far:
+    with broker(tmp_path / "near", "", port) as site, broker(tmp_path / "far", "rabbitmq_federation", other) as far:
         asyncio.run(bounded(site, far))
