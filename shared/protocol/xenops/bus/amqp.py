@@ -21,16 +21,16 @@ from typing import Any
 
 from pika import spec
 from pika.channel import Channel
-from pika.exceptions import AMQPError, AuthenticationError, ConnectionClosed, ProbableAuthenticationError
+from pika.exceptions import AMQPError
 from pika.spec import Basic, BasicProperties
 
 from xenops.bus import meters
 from xenops.bus.calls import Call, Calls
-from xenops.bus.link import Lane, Link, close_link, open_link, parameters
+from xenops.bus.link import Lane, Link, close_link, explained, open_link, parameters
 from xenops.bus.place import address_of, places
 from xenops.bus.port import EVENTS_EXCHANGE, Answer, Message, Receive, Subscription, refuse_oversized
-from xenops.bus.serving import QueueType, Served, Subscribed, open_queue
-from xenops.bus.untrusted import message
+from xenops.bus.serving import QueueType, Served, Subscribed, consumers
+from xenops.bus.untrusted import call_number, message
 from xenops.errors import Busy, ConnectionLost, Fault, NoSuchService, SwitchUnreachable, TimedOut
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ _PAUSE_S = (0.05, 2.0)  # between attempts: the first, and the longest
 _PROBE_S = (0.05, 1.0)  # between looks at a queue that nobody serves
 _VERDICT_S = 0.25  # for what became of such a look that was just under way when the call's time was over
 _GOODBYE_S = 2.0
-_ACCESS_REFUSED = 403
 _RETRY_AFTER_MS = 500
 _BELIEVED_S = 2.0  # how long the refusals of a connection are believed after a new channel has been asked
 _MAX_BUFFERED = 32 << 20
@@ -80,7 +79,7 @@ class AmqpBus:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
         except TimeoutError:
-            raise SwitchUnreachable(self.address, _explained(self._why)) from None
+            raise SwitchUnreachable(self.address, explained(self._why)) from None
 
     @property
     def product(self) -> str:
@@ -125,15 +124,7 @@ class AmqpBus:
 
     async def servers(self, queue: str, *, limit: int = 10000) -> int:
         link = self._link
-        if link is None or not self._up.is_set():
-            return 0
-        try:
-            lane, count = await open_queue(link, queue, self.queue_type, limit, lambda _: None)
-        except AMQPError as error:
-            log.debug("how many serve %s cannot be told: %r", queue, error)  # `serve` meets it as well, and mends it
-            return 0
-        lane.close()
-        return count
+        return 0 if link is None or not self._up.is_set() else await consumers(link, queue, self.queue_type, limit)
 
     async def publish(self, routing_key: str, message: Message) -> None:
         link, out = self._link, self._out
@@ -321,7 +312,7 @@ class AmqpBus:
         lane.channel.basic_publish("", call.queue, request.body, properties, mandatory=True)
 
     def _replied(self, _: Channel, __: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-        call = self._calls.answered(_number(properties))
+        call = self._calls.answered(call_number(properties))
         if call is not None and not call.what[1].done():
             reply = message(properties, body)
             reply.correlation_id = call.what[0].correlation_id
@@ -381,7 +372,7 @@ class AmqpBus:
             self._end(call, Busy(call.queue, _RETRY_AFTER_MS))
 
     def _returned(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
-        queue = self._calls.returned(_number(properties))
+        queue = self._calls.returned(call_number(properties))
         if queue is not None:
             asyncio.get_running_loop().call_later(random.uniform(*_PROBE_S), self._probe, queue)
 
@@ -407,22 +398,3 @@ class AmqpBus:
         self._calls.drop(call)
         if not call.what[1].done():
             call.what[1].set_exception(fault)
-
-
-def _explained(why: object) -> str:
-    """Why there is no connection, as a person would say it."""
-    if isinstance(why, AuthenticationError | ProbableAuthenticationError) or _code(why) == _ACCESS_REFUSED:
-        return "it refuses the user or the password"
-    if why is None or isinstance(why, TimeoutError):
-        return "it does not answer"
-    return "nobody listens there" if isinstance(why, ConnectionRefusedError) else (str(why) or type(why).__name__)[:200]
-
-
-def _code(why: object) -> int:
-    return why.reply_code if isinstance(why, ConnectionClosed) else 0
-
-
-def _number(properties: BasicProperties) -> int:
-    """The number of the call that a reply is for; 0, which is no call's, if it says none of ours."""
-    text = properties.correlation_id
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 19 else 0

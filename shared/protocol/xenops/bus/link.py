@@ -15,7 +15,14 @@ import pika
 import pika.connection
 from pika import frame, spec
 from pika.channel import Channel
-from pika.exceptions import AMQPError, ChannelClosedByClient, StreamLostError
+from pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelClosedByClient,
+    ConnectionClosed,
+    ProbableAuthenticationError,
+    StreamLostError,
+)
 
 from xenops.bus.place import Place
 from xenops.bus.untrusted import salvaged_properties
@@ -25,6 +32,7 @@ log = logging.getLogger(__name__)
 _FRAME = struct.Struct(">BHI")
 _CONTENT = (spec.FRAME_HEADER, spec.FRAME_BODY)
 _DELIVER = spec.Basic.Deliver.INDEX
+_ACCESS_REFUSED = 403
 _OVERHEAD = 8  # the bytes of a frame that are not its payload
 
 
@@ -295,3 +303,16 @@ def _forget(future: "asyncio.Future[None]") -> None:
         future.exception()
     else:
         future.cancel()
+
+
+def explained(why: object) -> str:
+    """Why there is no connection, as a person would say it."""
+    if isinstance(why, AuthenticationError | ProbableAuthenticationError) or _code(why) == _ACCESS_REFUSED:
+        return "it refuses the user or the password"
+    if why is None or isinstance(why, TimeoutError):
+        return "it does not answer"
+    return "nobody listens there" if isinstance(why, ConnectionRefusedError) else (str(why) or type(why).__name__)[:200]
+
+
+def _code(why: object) -> int:
+    return why.reply_code if isinstance(why, ConnectionClosed) else 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
 from xenops.bus.acks import Acks
@@ -240,6 +240,17 @@ async def open_queue(
         "x-dead-letter-routing-key": DEAD_QUEUE,
     }
     return await _open(link, queue, arguments | _typed(queue_type), on_closed)
+
+
+async def consumers(link: Link, queue: str, queue_type: QueueType, limit: int) -> int:
+    """How many serve a queue now, which is declared; 0 also where that cannot be told."""
+    try:
+        lane, count = await open_queue(link, queue, queue_type, limit, lambda _: None)
+    except AMQPError as error:
+        log.debug("how many serve %s cannot be told: %r", queue, error)  # `serve` meets it as well, and mends it
+        return 0
+    lane.close()
+    return count
 
 
 async def open_dead_queue(link: Link, queue_type: QueueType) -> None:

@@ -53,3 +53,9 @@ def _text(untrusted: Any) -> str | None:
     if isinstance(untrusted, bytes):
         return untrusted.decode("utf-8", "backslashreplace")
     return untrusted if isinstance(untrusted, str) else None
+
+
+def call_number(properties: BasicProperties) -> int:
+    """The number of the call that a reply is for; 0, which is no call's, if it says none of ours."""
+    text = properties.correlation_id
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 19 else 0
