@@ -9,6 +9,7 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.xen import guests
 from tests.xen.acceptance import xl
@@ -46,9 +47,15 @@ class Console:
 
 
 @contextmanager
-def attached(domid: int, node: str = "console/tty", *, timeout_s: float = 30) -> Iterator[Console]:
-    """The console of a domain; `node` says where xenstore has its terminal (serial/0/tty for an HVM's serial port)."""
-    descriptor = os.open(_terminal(f"/local/domain/{domid}/{node}", timeout_s), os.O_RDWR | os.O_NOCTTY)
+def attached(domid: int, node: str = "console/tty", *, alone: bool = False, timeout_s: float = 30) -> Iterator[Console]:
+    """The console of a domain; `node` says where xenstore has its terminal (serial/0/tty for an HVM's serial port).
+
+    `alone` waits until nobody else reads there: who looked before, as vncproxy, hears the answer as long as it has not let go.
+    """
+    terminal = _terminal(f"/local/domain/{domid}/{node}", timeout_s)
+    if alone:
+        _until_alone(terminal, timeout_s)
+    descriptor = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
     try:
         tty.setraw(descriptor, termios.TCSANOW)  # what has been said already stays
         yield Console(descriptor)
@@ -85,3 +92,23 @@ def _terminal(path: str, timeout_s: float) -> str:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
+
+
+def _until_alone(terminal: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while readers := _readers(terminal):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{terminal} is still read by {', '.join(readers)}")
+        time.sleep(0.1)
+
+
+def _readers(terminal: str) -> list[str]:
+    """Who has it open, but the one who gives it to the guest."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(end) == terminal for end in (process / "fd").iterdir()):
+                found.append((process / "comm").read_text().strip())
+        except OSError:
+            continue  # it has ended, or closed that one
+    return [name for name in found if not name.startswith(("xenconsoled", "qemu"))]

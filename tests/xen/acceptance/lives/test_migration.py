@@ -29,7 +29,7 @@ ADDRESS = "172.30.0.2"
 
 async def run(desk: Desk, name: str, command: str) -> str:
     """A shell command in the guest."""
-    with attached(await desk.domid(name)) as console:
+    with attached(await desk.domid(name), alone=True) as console:
         return await asyncio.to_thread(console.run, command)
 
 
