@@ -68,8 +68,10 @@ test-xen: setup ## the acceptance suite on the real Xen, in an emulated host (ne
 xen-shell: setup ## a shell in that host
 	@$(BIN)/python -m tests.xen.rig shell
 
-bench: setup ## measure ratios against peers; writes bench/latest.json
+bench: setup ## measure ratios against peers; writes bench/latest*.json
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/switch.py
+	$(BIN)/python bench/migrate.py
 
 bench-xen: setup ## measure against xl on the real Xen (needs root); rewrites a section of docs/performance.md
 	$(BIN)/python -m bench.xen
