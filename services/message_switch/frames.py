@@ -17,7 +17,8 @@ from pika import spec as spec
 from message_switch.model.faults import Code, ConnectionFault
 
 METHOD, HEADER, BODY, HEARTBEAT = spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT
-# Not on the wire: how the reader hands over the eight bytes with which a connection starts, and the three frames of a message.
+# Not on the wire: how the reader hands over the eight bytes with which a connection starts, and the three frames of a message,
+# and how it says that it has come half-way.
 PROTOCOL_HEADER = 0
 MESSAGE = 9
 GREETING = b"AMQP\x00\x00\x09\x01"
@@ -45,6 +46,8 @@ _settle_frame = struct.Struct(">BHIIQBB")
 Method = Any
 Frame = tuple[int, int, bytes] | tuple[int, int, bytes, bytes, bytes]
 
+HALF_WAY: Frame = (10, 0, b"")
+_MANY = 12  # Of few, with large bodies, the more are written at once the better.
 HEARTBEAT_FRAME = _frame.pack(HEARTBEAT, 0, 0) + _END
 
 
@@ -52,7 +55,7 @@ class FrameReader:
     """Give it bytes as they come; it gives whole frames: (kind, channel, payload).
 
     A basic.publish with its content in a single frame is what it mostly reads. If all three are there they are given together:
-    (`MESSAGE`, channel, method, header, body).
+    (`MESSAGE`, channel, method, header, body). Where half of many that came at once have been given stands `HALF_WAY`.
     """
 
     def __init__(self, frame_max: int) -> None:
@@ -64,18 +67,21 @@ class FrameReader:
 
     def feed(self, untrusted: bytes) -> Iterator[Frame]:
         """The frames that are now complete; a `ConnectionFault` comes after those before the mistake."""
-        self._have += len(untrusted)
-        self._parts.append(untrusted)
-        if self._have < self._need:
-            return  # joined only when something is complete: a frame in a thousand pieces is copied once
-        buffer = b"".join(self._parts) if len(self._parts) > 1 else untrusted
+        buffer = self._gather(untrusted)
         at, end = 0, len(buffer)
-        self._parts, self._have, self._need = [], 0, 7
+        if not end:
+            return
         if not self._greeted:
             self._greeted = True
             at = len(GREETING)
             yield PROTOCOL_HEADER, 0, buffer[:at]
+        half, given = (at + end) // 2, 0
         while end - at >= 7:
+            if at >= half:
+                half = end
+                if given >= _MANY // 2:
+                    yield HALF_WAY
+            given += 1
             kind, channel, size = _frame.unpack_from(buffer, at)
             if size + OVERHEAD > self.frame_max:
                 raise ConnectionFault(Code.FRAME_ERROR, f"frame of {size} bytes; the limit is {self.frame_max}")
@@ -98,6 +104,16 @@ class FrameReader:
             at = after
         if at < end:
             self._parts, self._have = [buffer[at:]], end - at
+
+    def _gather(self, untrusted: bytes) -> bytes:
+        """All that has come, or nothing until some of it is complete: a frame in a thousand pieces is copied once."""
+        self._have += len(untrusted)
+        self._parts.append(untrusted)
+        if self._have < self._need:
+            return b""
+        buffer = b"".join(self._parts) if len(self._parts) > 1 else untrusted
+        self._parts, self._have, self._need = [], 0, 7
+        return buffer
 
     def _content(self, buffer: bytes, at: int, channel: int) -> tuple[int, int]:
         """Where the header's frame and the body's end, if the whole content begins there and nothing is wrong with it; or 0."""

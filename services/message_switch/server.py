@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sockets: a thin rim of TCP on loopback and a Unix socket around the sessions.
 
-What sessions want to say is gathered for one turn of the event loop and written at once. A peer that does not read gets no
-further deliveries; one that goes on asking without reading the answers is no longer read from.
+What sessions want to say is gathered for one turn of the event loop and written at once. When many frames came together
+that is done after half of them too: those who get something begin with it on another processor while we are at the rest,
+instead of everybody waiting for everybody in turn. A peer that does not read gets no further deliveries; one that goes on
+asking without reading the answers is no longer read from.
 """
 
 import asyncio
@@ -51,6 +53,7 @@ class Connection(Intake):
             name=f"{self._kind}#{self._server.number()}",
             version=self._server.version,
             peer=self._server.known(transport),
+            write=self._server.write,
         )
         self._server.connections[self] = None
 
@@ -236,6 +239,10 @@ class Server:
 
     def _flush(self) -> None:
         self._flushing = False
+        self.write()
+
+    def write(self) -> None:
+        """Write what all sessions have to say, without waiting for the end of this turn."""
         awake, self.awake = self.awake, {}
         for connection in awake:
             connection.flush()

@@ -66,7 +66,7 @@ def apart(found: Iterable[frames.Frame]) -> Iterator[frames.Frame]:
         if len(one) == 5:
             assert one[0] == frames.MESSAGE
             yield from zip((frames.METHOD, frames.HEADER, frames.BODY), (one[1],) * 3, one[2:], strict=True)
-        else:
+        elif one is not frames.HALF_WAY:
             yield one
 
 
@@ -109,6 +109,15 @@ def everything(chunks: list[bytes]) -> tuple[list[frames.Frame], Code | None]:
     except ConnectionFault as fault:
         return found, fault.code
     return found, None
+
+
+def test_half_way_through_many_frames_is_told_once() -> None:
+    reader = frames.FrameReader(4096)
+    list(reader.feed(frames.GREETING))
+    found = list(reader.feed(frames.HEARTBEAT_FRAME * 100))
+    assert [number for number, one in enumerate(found) if one is frames.HALF_WAY] == [50]
+    found = list(reader.feed(frames.HEARTBEAT_FRAME * 4))
+    assert frames.HALF_WAY not in found
 
 
 @given(wire_frames, st.binary(max_size=60), st.lists(st.integers(0, 10000), max_size=20))

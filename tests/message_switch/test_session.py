@@ -154,6 +154,15 @@ def test_however_late_its_password_is_found_right_it_is_the_same_conversation(cu
     assert late.said == whole.said
 
 
+def test_half_of_many_answers_is_written_while_the_rest_is_worked_on() -> None:
+    written: list[bytes] = []
+    peer = Peer(write=lambda: written.append(peer.session.outbox.take()))
+    peer.hear(HELLO + method(1, spec.Queue.Declare(0, "q", durable=True)))
+    peer.session.receive(method(1, spec.Basic.Get(0, "q")) * 40, 0.0)
+    empty = method(1, spec.Basic.GetEmpty())
+    assert (written, peer.session.outbox.take()) == ([empty * 20], empty * 20)
+
+
 def test_byte_by_byte() -> None:
     whole, split = Peer(), Peer()
     whole.hear(CONVERSATION)

@@ -4,21 +4,40 @@
 from typing import Any
 
 from message_switch.access.users import Guess, User, Users
-from message_switch.frames import Frame
+from message_switch.frames import Frame, spec
 from message_switch.model.faults import Code, ConnectionFault
 
 _EARLY_MAX = 1 << 16
+_CAPABILITIES = {
+    "publisher_confirms": True,
+    "basic.nack": True,
+    "consumer_cancel_notify": True,
+    "authentication_failure_close": True,
+    "per_consumer_qos": True,
+    "connection.blocked": True,
+    "direct_reply_to": True,
+}
 
 
 class Login:
     """See the module. `peer`: whose the other end is known to be by itself, from its system user or its certificate."""
 
     def __init__(self, users: Users, peer: User | None) -> None:
-        self.mechanisms = "PLAIN EXTERNAL" if peer else "PLAIN"
         self._users = users
         self._peer = peer
         self._early: list[Frame] = []
         self._early_bytes = 0
+
+    def start(self, version: str) -> Any:
+        """connection.start: who we are, what we can, and how one may log in."""
+        properties = {
+            "product": "xenops message switch",
+            "version": version,
+            "platform": "Python",
+            "capabilities": _CAPABILITIES,
+        }
+        mechanisms = "PLAIN EXTERNAL" if self._peer else "PLAIN"
+        return spec.Connection.Start(server_properties=properties, mechanisms=mechanisms)
 
     def who(self, method: Any) -> User | Guess | None:
         """Whom connection.start-ok lets in; a guess has still to be checked."""

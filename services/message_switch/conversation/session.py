@@ -21,6 +21,7 @@ from message_switch.frames import (
     BODY,
     FRAME_MIN,
     GREETING,
+    HALF_WAY,
     HEADER,
     HEARTBEAT,
     HEARTBEAT_FRAME,
@@ -43,15 +44,6 @@ log = logging.getLogger(__name__)
 CLOSE_PATIENCE_S = 5.0
 _FIRST_FRAMES_MAX = 8192
 _REFUSED = "Login was refused using authentication mechanism PLAIN or EXTERNAL"
-_CAPABILITIES = {
-    "publisher_confirms": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "authentication_failure_close": True,
-    "per_consumer_qos": True,
-    "connection.blocked": True,
-    "direct_reply_to": True,
-}
 
 
 class State(Enum):
@@ -68,14 +60,26 @@ class State(Enum):
 
 
 class Session:
-    """See the module. `peer`: whose the other end is known to be by itself, from its system user or its certificate."""
+    """See the module. `peer`: whose the other end is known to be by itself, from its system user or its certificate.
+
+    `write`: has the rim write what all sessions have to say, half-way through many frames: who got something is at it already.
+    """
 
     def __init__(
-        self, switch: Switch, wake: Callable[[], None], now: float, *, name: str, version: str, peer: User | None = None
+        self,
+        switch: Switch,
+        wake: Callable[[], None],
+        now: float,
+        *,
+        name: str,
+        version: str,
+        peer: User | None = None,
+        write: Callable[[], None] = lambda: None,
     ) -> None:
         self.switch = switch
         self.name = name
         self.outbox = Outbox(wake)
+        self._write = write
         self.state = State.GREETING
         self.channels: dict[int, Channel] = {}
         self.heartbeat_s = 0
@@ -101,6 +105,9 @@ class Session:
             return
         try:
             for frame in self._reader.feed(untrusted):
+                if frame is HALF_WAY:
+                    self._write()
+                    continue
                 if self.state is State.CLOSED:
                     return
                 if self.state is State.CHECKING:
@@ -236,13 +243,7 @@ class Session:
             self.outbox.send(GREETING)  # what we speak, as the protocol wants it
             self.state = State.CLOSED
             return
-        properties = {
-            "product": "xenops message switch",
-            "version": self._version,
-            "platform": "Python",
-            "capabilities": _CAPABILITIES,
-        }
-        self._send(0, spec.Connection.Start(server_properties=properties, mechanisms=self._login.mechanisms))
+        self._send(0, self._login.start(self._version))
         self.state = State.START
 
     def _control(self, method: Any) -> None:
