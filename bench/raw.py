@@ -169,7 +169,7 @@ def _asking(url: str, queue: str, size: int, *, persistent: bool) -> tuple[Line,
 
 
 def load(url: str, queue: str, in_flight: int, size: int, seconds: float, *, persistent: bool) -> dict[str, float]:
-    """Requests answered per second, and how long they took; after a moment of warming up.
+    """Requests answered, how many of them in a second, and how long they took, after a moment of warming up.
 
     Replies are told apart by their order: one queue, one server and one connection keep it.
     """
@@ -203,11 +203,8 @@ def load(url: str, queue: str, in_flight: int, size: int, seconds: float, *, per
         if fresh:
             line.send(request * fresh)
     cuts = statistics.quantiles(latencies, n=100)
-    return {
-        "rate": (both - counted_at) / (now - counting_since),
-        "p50": cuts[49] * 1000,
-        "p99": cuts[98] * 1000,
-    }
+    rate = (both - counted_at) / (now - counting_since)
+    return {"rate": rate, "answered": both, "p50": cuts[49] * 1000, "p99": cuts[98] * 1000}
 
 
 def idle(url: str, count: int) -> None:

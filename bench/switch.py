@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch against RabbitMQ on the same machine, in turn: rates, latencies and memory, with a client that costs little.
+"""The switch against RabbitMQ on the same machine, in turn: rates, latencies, processor time and memory, with a client that
+costs little.
 
     python bench/switch.py [--runs N] [--seconds S]
 
@@ -9,12 +10,13 @@ Persistent requests are confirmed too. Prints a table, and writes it into bench/
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ AIM = {False: 1.5, True: 1.3}
 
 
 class Point(NamedTuple):
-    """Medians of a point's runs; a ratio is ours by theirs, run by run."""
+    """Medians of a point's runs; a ratio is ours by theirs, run by run; processor time is the broker's, for one call."""
 
     what: str
     ours: float
@@ -38,6 +40,8 @@ class Point(NamedTuple):
     ratio: float
     ours_p99_ms: float
     theirs_p99_ms: float
+    ours_cpu_us: float
+    theirs_cpu_us: float
     aim: float
 
 
@@ -56,12 +60,14 @@ def standing(*arguments: object) -> Iterator[None]:
 
 
 def load(broker: Broker, in_flight: int, size: int, seconds: float, *, persistent: bool) -> dict[str, float]:
-    """One run of a load."""
+    """One run of a load, and what it cost the broker."""
+    before = processor_s(broker)
     words = ["load", broker.url, "bench.echo", in_flight, size, seconds, *(["persistent"] if persistent else [])]
     command = [sys.executable, str(HERE / "raw.py"), *map(str, words)]
     found: dict[str, float] = json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     )
+    found["cpu"] = (processor_s(broker) - before) / found["answered"] * 1e6
     return found
 
 
@@ -90,25 +96,37 @@ def crowd(ours: Broker, theirs: Broker, runs: int, seconds: float) -> Iterator[P
 
 
 def _point(name: str, pairs: list[list[dict[str, float]]], aim: float) -> Point:
-    ours, theirs, ours_p99, theirs_p99 = (
-        statistics.median(pair[side][what] for pair in pairs) for what in ("rate", "p99") for side in (0, 1)
+    rate, p99, cpu = (
+        [statistics.median(pair[side][what] for pair in pairs) for side in (0, 1)] for what in ("rate", "p99", "cpu")
     )
     ratio = statistics.median(a["rate"] / b["rate"] for a, b in pairs)
-    return Point(name, ours, theirs, ratio, ours_p99, theirs_p99, aim)
+    return Point(name, *rate, ratio, *p99, *cpu, aim)
+
+
+def processes(broker: Broker) -> Iterator[tuple[Path, list[str]]]:
+    """The folder in /proc of each process of a broker, and its stat(5) from the state on."""
+    assert broker.process is not None
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                stat = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
+                if int(stat[3]) == broker.process.pid:
+                    yield folder, stat
 
 
 def resident_mib(broker: Broker) -> float:
     """Of all processes of a broker, shared pages counted once for each who shares them in part (PSS)."""
-    assert broker.process is not None
     total = 0
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and int((folder / "stat").read_text().split()[5]) == broker.process.pid:
-                rollup = (folder / "smaps_rollup").read_text()
-                total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
+    for folder, _ in processes(broker):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            rollup = (folder / "smaps_rollup").read_text()
+            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total / 1024
+
+
+def processor_s(broker: Broker) -> float:
+    """What all processes of a broker have used so far."""
+    return sum(int(stat[11]) + int(stat[12]) for _, stat in processes(broker)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -152,7 +170,7 @@ def show(it: Point) -> None:
     verdict = "met" if it.ratio >= it.aim else "NOT MET"
     print(
         f"{it.what:<72} {it.ours:>8.0f} {it.theirs:>8.0f} {it.ratio:>6.2f} >= {it.aim}  {verdict:<8}"
-        f" p99 {it.ours_p99_ms:6.2f} {it.theirs_p99_ms:6.2f} ms",
+        f" p99 {it.ours_p99_ms:6.2f} {it.theirs_p99_ms:6.2f} ms  cpu {it.ours_cpu_us:4.0f} {it.theirs_cpu_us:4.0f} us",
         flush=True,
     )
 

@@ -13,6 +13,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import uvloop
+
 from message_switch import clock
 from message_switch.access.encryption import server_context
 from message_switch.access.users import Users, hashed
@@ -45,7 +47,7 @@ def main() -> int:
         return await serve(settings, stop)
 
     try:
-        return run(serving)
+        return run(serving, uvloop.new_event_loop)
     except OSError as error:
         log.critical("%s", error)
         return 1

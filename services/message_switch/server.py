@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 from pathlib import Path
+from typing import cast
 
 from message_switch import clock
 from message_switch.access.checks import Checks
@@ -43,8 +44,7 @@ class Connection(Intake):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.session = Session(
             self._server.switch,

@@ -11,8 +11,14 @@ from collections.abc import Awaitable, Callable
 log = logging.getLogger(__name__)
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
-    """Run `main(stop)` until it returns; a signal sets `stop`, a second one of the same ends the process at once."""
+def run(
+    main: Callable[[asyncio.Event], Awaitable[int | None]],
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run `main(stop)` until it returns; a signal sets `stop`, a second one of the same ends the process at once.
+
+    `new_loop` makes the event loop, if it is not to be asyncio's own.
+    """
 
     async def until_stopped() -> int:
         stop = asyncio.Event()
@@ -28,7 +34,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[int | None]]) -> int:
             loop.add_signal_handler(number, asked_by, number)
         return await main(stop) or 0
 
-    return asyncio.run(until_stopped())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(until_stopped())
 
 
 def notify_ready() -> None:
