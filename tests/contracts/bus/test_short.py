@@ -6,7 +6,9 @@ RabbitMQ is set off by its operator. The switch finds that its disk takes no mor
 
 import asyncio
 import resource
+import threading
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from amqp import Connection
@@ -14,8 +16,9 @@ from amqp import Message as Content
 
 from tests.brokers import Broker, rabbitmqctl
 from xenops.bus.amqp import AmqpBus
+from xenops.bus.blocking import BlockingBus
 from xenops.bus.port import Delivery, Message
-from xenops.errors import Busy
+from xenops.errors import Busy, TimedOut
 
 from .world import name
 
@@ -103,3 +106,50 @@ def test_callers_are_told_and_nothing_is_missing_afterwards(own_broker: Broker) 
             await whole()
 
     asyncio.run(bounded())
+
+
+def until_it_is_told(bus: BlockingBus, queue: str) -> None:
+    with suppress(Busy):
+        while True:
+            bus.call(queue, Message(b"x"), timeout_s=1)
+
+
+def test_a_script_is_told_and_nothing_runs_after_it_has_given_up(
+    own_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    served: list[str | None] = []
+    queue = name("short")
+
+    async def answer(delivery: Delivery) -> Message:
+        served.append(delivery.message.message_id)
+        return Message(delivery.message.body)
+
+    def steps() -> None:
+        with BlockingBus(own_broker.url) as bus:
+            bus.call(queue, Message(b"x", message_id="first"), timeout_s=20)
+            shorten(own_broker)
+            if is_switch(own_broker):
+                until_it_is_told(bus, queue)
+                with pytest.raises(Busy, match="low on memory or disk"):
+                    bus.call(queue, Message(b"x", message_id="impatient"), timeout_s=1)
+            else:  # which blocks who publishes, and says so after that message: whether it will be read is not known
+                with pytest.raises(TimedOut):
+                    bus.call(queue, Message(b"x"), timeout_s=1)
+            relief = threading.Timer(0.5, relieve, [own_broker])
+            relief.start()
+            bus.call(queue, Message(b"x", message_id="patient"), timeout_s=20)
+            relief.join()
+
+    async def whole() -> None:
+        async with asyncio.timeout(50):
+            server = AmqpBus(own_broker.url)
+            await server.connect(20)
+            await server.serve(queue, answer)
+            await asyncio.to_thread(steps)
+            await server.close()
+
+    asyncio.run(whole())
+    assert served[0] == "first"
+    assert "patient" in served
+    assert "impatient" not in served
+    assert "the switch takes no requests: it is low on memory or disk" in caplog.text

@@ -6,6 +6,7 @@ One object belongs to one thread. An exception of a signal's handler may come ou
 """
 
 import itertools
+import logging
 import random
 import ssl
 import time
@@ -23,6 +24,8 @@ from xenops.bus.place import Place, address_of, places
 from xenops.bus.port import EVENTS_EXCHANGE, JSON, Message, refuse_oversized
 from xenops.errors import Busy, ConnectionLost, NoSuchService, SwitchUnreachable, TimedOut
 
+log = logging.getLogger(__name__)
+
 _REPLY_TO = "amq.rabbitmq.reply-to"
 _CONNECT_S = 10.0  # for one attempt
 _PAUSE_S = (0.05, 1.0)  # between attempts at a queue that nobody serves, and to connect: the first, and the longest
@@ -31,6 +34,7 @@ _RETRY_AFTER_MS = 500
 _KEPT_EVENTS = 10000
 _BELIEVED_S = 2.0  # how long the refusals of a new channel are believed; of an older one they may be false (see `amqp`)
 _REFUSED = "it refuses the user or the password"
+_SHORT = "the switch (low on memory or disk)"  # py-amqp does not say of which
 _LOST = (*Wire.recoverable_connection_errors, ChannelError)
 _Connect: Any = Connection  # kombu is half typed
 
@@ -52,6 +56,7 @@ class BlockingBus:
         self._patterns: list[str] = []
         self._events: deque[Message] = deque(maxlen=_KEPT_EVENTS)
         self._events_channel: Any = None
+        self._short = False  # of memory or disk is the switch, and reads nothing of who publishes
 
     def __enter__(self) -> "BlockingBus":
         return self
@@ -85,11 +90,12 @@ class BlockingBus:
             try:
                 self._connect(until)
             except SwitchUnreachable as fault:
-                if fault.why == _REFUSED:
-                    raise
-                raise TimedOut(queue, timeout_s) if sent else NoSuchService(queue) from None
+                unanswered = TimedOut(queue, timeout_s) if sent else NoSuchService(queue)
+                raise fault if fault.why == _REFUSED else unanswered from None
             try:
                 channel, before = self._ready(), sent
+                if not self._relieved(until):
+                    break  # the connection stays: on it is told when that is over
                 sent = True  # unless it comes back: whether anybody has heard it is not known
                 self._publish(channel, queue, request, until)
                 if not self._returned:
@@ -103,7 +109,7 @@ class BlockingBus:
                 continue
             except _LOST:
                 self._lose()
-                if not request.message_id:
+                if sent and not request.message_id and time.monotonic() < until:
                     raise ConnectionLost(self.address) from None
             except BaseException:
                 self._lose()  # a signal, perhaps in the middle of a frame
@@ -112,6 +118,7 @@ class BlockingBus:
             if time.monotonic() + pause >= until:
                 raise TimedOut(queue, timeout_s) if sent else NoSuchService(queue)
             time.sleep(pause)
+        raise TimedOut(queue, timeout_s) if sent else Busy(_SHORT, _RETRY_AFTER_MS)
 
     def events(
         self,
@@ -190,6 +197,7 @@ class BlockingBus:
                     max_retries=1, interval_start=0, interval_max=0, timeout=left, reraise_as_library_errors=False
                 )
                 self._connection = node.connection
+                self._connection.on_blocked, self._connection.on_unblocked = self._on_blocked, self._on_unblocked
                 return
             except (AccessRefused, NotAllowed):
                 raise SwitchUnreachable(self.address, _REFUSED) from None
@@ -215,6 +223,14 @@ class BlockingBus:
         left = max(0.05, until - time.monotonic())
         channel.basic_publish(content, "", queue, mandatory=True, timeout=left, confirm_timeout=left)
 
+    def _relieved(self, until: float) -> bool:
+        """Wait as long as the switch takes nothing, and until then at most; what it has said meanwhile is heard first."""
+        try:
+            while True:
+                self._connection.drain_events(timeout=max(0.0, until - time.monotonic()) if self._short else 0)
+        except TimeoutError:
+            return not self._short
+
     def _wait(self, queue: str, request: Message, until: float, timeout_s: float) -> Message:
         while self._reply is None:
             left = until - time.monotonic()
@@ -229,6 +245,7 @@ class BlockingBus:
 
     def _lose(self) -> None:
         """Forget the connection; the next use makes another."""
+        self._short = False
         self._channel = self._events_channel = None
         self._connection = None
         for node in self._nodes:
@@ -240,6 +257,14 @@ class BlockingBus:
 
     def _on_event(self, untrusted: Any) -> None:
         self._events.append(_message(untrusted))
+
+    def _on_blocked(self, _: object) -> None:
+        self._short = True
+        log.warning("the switch takes no requests: it is low on memory or disk")
+
+    def _on_unblocked(self) -> None:
+        self._short = False
+        log.warning("the switch takes requests again")
 
     def _on_return(self, *_: object) -> None:
         self._returned = True
