@@ -32,6 +32,23 @@ _TICK_S = 0.5
 _PEER = struct.Struct("iII")
 
 
+class _Gone(asyncio.Transport):
+    """The transport of a connection that was. The one it had knows the connection, which is not to know it for ever after:
+    with encryption that is a ring of 56 KiB, which the garbage collector leaves until there are a thousand or two."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        """Done."""
+
+
+_GONE = _Gone()
+
+
 class Connection(Intake):
     """Bytes between one socket and its session."""
 
@@ -40,6 +57,7 @@ class Connection(Intake):
         self._kind = kind
         self._paused = False
         self._swamped = False
+        self._patience: asyncio.TimerHandle | None = None
         self.session: Session
         self.transport: asyncio.Transport
 
@@ -74,6 +92,9 @@ class Connection(Intake):
         self._server.awake.pop(self, None)
         self._leave_unread(0)
         self.session.lost(clock.now())
+        self.transport = _GONE
+        if self._patience is not None:
+            self._patience.cancel()
         self._server.left()
 
     def pause_writing(self) -> None:
@@ -93,7 +114,7 @@ class Connection(Intake):
             self.transport.write(outbox.take())
             session.spoke_at = clock.now()
         if session.state is State.CLOSED:
-            self._server.part(self.transport)
+            self._part()
         elif self._paused:
             self._leave_unread(self.transport.get_write_buffer_size())
             if outbox.unread > _ANSWERS_MAX + self._server.body_max:
@@ -128,6 +149,12 @@ class Connection(Intake):
 
     def _wake(self) -> None:
         self._server.wake(self)
+
+    def _part(self) -> None:
+        """Close once the last words are written, but do not wait for long for somebody to read them."""
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._patience = asyncio.get_running_loop().call_later(CLOSE_PATIENCE_S, self.transport.abort)
 
 
 class Server:
@@ -230,12 +257,6 @@ class Server:
         """Somebody has gone."""
         if not self.connections:
             self._nobody.set()
-
-    def part(self, transport: asyncio.Transport) -> None:
-        """Close once the last words are written, but do not wait for long for somebody to read them."""
-        if not transport.is_closing():
-            transport.close()
-            self._loop.call_later(CLOSE_PATIENCE_S, transport.abort)
 
     def _flush(self) -> None:
         self._flushing = False

@@ -75,6 +75,10 @@ class Switch:
                 del self.waiting[channel]
 
 
+def _nobody_wakes() -> None:
+    """Nothing more is sent there."""
+
+
 class Outbox:
     """What one connection is to be sent, gathered until the rim takes it; `wake` says that there is something."""
 
@@ -115,3 +119,8 @@ class Outbox:
         self.parts.clear()
         self.size = 0
         return data
+
+    def close(self) -> None:
+        """The peer has gone: what it was to be sent is forgotten, and so is who would have sent it."""
+        self.take()
+        self.writable, self._wake = False, _nobody_wakes

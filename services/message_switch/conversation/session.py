@@ -166,7 +166,7 @@ class Session:
         broker = self.switch.broker
         broker.now = now
         self.state = State.CLOSED
-        self.outbox.writable = False
+        self.outbox.close()
         channels = list(self.channels.values())
         self.channels.clear()
         for channel in channels:
