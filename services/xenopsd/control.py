@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -17,13 +16,10 @@ import msgspec
 from xenops.errors import (
     BadPowerState,
     BadRequest,
-    Busy,
-    DeadlineExceeded,
     DoesNotExist,
     Fault,
     Interrupted,
     Migrated,
-    StepTimedOut,
 )
 from xenops.events import Change, Kind
 from xenops.rpc import calling, outcome
@@ -36,6 +32,7 @@ from xenopsd.backends.port import Backend
 from xenopsd.engine.perform import perform
 from xenopsd.engine.plan import NOTHING
 from xenopsd.engine.tasks import Task, Tasks, failed
+from xenopsd.engine.turns import Turns, decide, refuse_if_late
 from xenopsd.engine.workers import Job, Workers
 from xenopsd.facts import look
 from xenopsd.migration.station import Station
@@ -52,10 +49,6 @@ from xenopsd.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 CHECK = "VM.check_state"
-EXCLUSIVE_S = 60.0
-# Requests that wait for their machine's turn without a task are the bus's still, which hands us 256 at once: others need room too.
-WAITING_MAX, ROOM_S = 192, 0.5
-_undecided: ContextVar[asyncio.Timeout | None] = ContextVar("undecided", default=None)  # of what is done exclusively
 Announce = Callable[[Kind, str, Change], None]
 _STOPS = ("VM.shutdown", "VM.destroy")  # for which a migration gives way
 
@@ -90,7 +83,7 @@ class Control:
         self._limits, self._run_program, self._observe = limits, run_program, observe
         self._counts_as: dict[str, PowerState] = {}  # whatever its domain is just now
         self._migrating: dict[str, Task] = {}
-        self._room = asyncio.Semaphore(WAITING_MAX)
+        self.turns = Turns(tasks, workers)
         self._owed: dict[str, Task] = {}  # by machine, whose migration was decided when an earlier life ended
         # The task, and what was asked; as long as the task is remembered: its outcome is for longer.
         self._by_message: dict[str, tuple[str, bytes]] = {}
@@ -119,57 +112,10 @@ class Control:
 
     async def commit(self, transaction: Transaction, result: object) -> None:
         """Make a change so, and `result` the answer to the request under way: a crash leaves both behind, or neither."""
-        if (limit := _undecided.get()) is not None:
-            limit.reschedule(None)  # from here on it is decided, and not to be cut
+        decide()
         if (known := outcome(result)) is not None:
             self._outcomes.join(transaction, *known)
         await transaction.commit()
-
-    async def exclusively(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something when it is the machine's turn, after all that was asked before; its fault is raised here.
-
-        It has `EXCLUSIVE_S` up to its `commit`, then `StepTimedOut` is raised: the next in the queue has waited for long enough.
-        Raises `Busy` when `WAITING_MAX` requests wait for a turn already.
-        """
-        if not calling.get().method:  # our own affair
-            await self._in_turn(vm, name, work)
-            return
-        try:
-            async with asyncio.timeout(ROOM_S):
-                await self._room.acquire()
-        except TimeoutError:
-            raise Busy(f"the queue of {vm}", 1000) from None
-        try:
-            await self._in_turn(vm, name, work)
-        finally:
-            self._room.release()
-
-    async def _in_turn(self, vm: str, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        envelope = calling.get()
-
-        async def run(task: Task) -> None:
-            calling.set(envelope)  # whoever's turn it was before may have begun this one
-            try:
-                _refuse_if_late(envelope.deadline)
-                async with asyncio.timeout(EXCLUSIVE_S) as limit:
-                    _undecided.set(limit)
-                    await work()
-            except Exception as error:
-                error = StepTimedOut(name, EXCLUSIVE_S) if isinstance(error, TimeoutError) else error
-                done.set_exception(error)
-                raise error from None
-            except asyncio.CancelledError:
-                done.cancel()
-                raise
-            else:
-                done.set_result(None)
-            finally:
-                _undecided.set(None)
-
-        task = self.tasks.new(name, vm=vm, dbg=envelope.debug_info, private=True)
-        await self.workers.submit(Job(tag=vm, task=task, run=run))
-        await done
 
     def check(self, vm: str) -> None:
         """Have a machine looked at, after what is queued; one look is enough for many reasons to look."""
@@ -256,7 +202,7 @@ class Control:
 
     def _job(self, operation: Operation, task: Task, message_id: str | None, deadline: int | None) -> Job:
         async def run(task: Task) -> None:
-            _refuse_if_late(deadline)
+            refuse_if_late(deadline)
             try:
                 if operation.name == "VM.migrate":
                     self._migrating[operation.vm] = task
@@ -381,11 +327,6 @@ def _same(task: str, payload: bytes, operation: Operation) -> str:
     if catalog.decode(payload) != operation:
         raise BadRequest("message_id", "was used for another request; give each request an id of its own")
     return task
-
-
-def _refuse_if_late(deadline: int | None) -> None:
-    if deadline is not None and time.time() * 1000 > deadline:
-        raise DeadlineExceeded(deadline)
 
 
 def _as(state: VmState, power_state: PowerState | None) -> VmState:

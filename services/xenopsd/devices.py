@@ -53,7 +53,7 @@ class Devices:
                 await self._control.commit(revision, None)
             self._control.announce(kind, str(id), Change.REMOVED)
 
-        await self._control.exclusively(id.vm, f"{kind.name}.remove", forget)
+        await self._control.turns.take(id.vm, f"{kind.name}.remove", forget)
 
     async def plug(self, kind: Kind, id: DeviceId) -> str:
         """Queue the plugging; the task's id."""

@@ -45,7 +45,7 @@ class VmApi(VM):
 
     async def remove(self, id: str) -> None:
         self._machines.find(id)
-        await self._control.exclusively(id, "VM.remove", lambda: self._remove(id))
+        await self._control.turns.take(id, "VM.remove", lambda: self._remove(id))
 
     async def _remove(self, id: str) -> None:
         machine = self._machines.find(id)
@@ -183,7 +183,7 @@ class VmApi(VM):
     async def import_metadata(self, metadata: dict[str, Any] | str) -> str:
         read = read_metadata(metadata)
         read = msgspec.structs.replace(read, vifs=[self._devices.with_mac(vif) for vif in read.vifs])
-        await self._control.exclusively(read.vm.id, "VM.import_metadata", lambda: self._import(read))
+        await self._control.turns.take(read.vm.id, "VM.import_metadata", lambda: self._import(read))
         return read.vm.id
 
     async def _import(self, metadata: Metadata) -> None:

@@ -259,7 +259,7 @@ class Arrivals:
     async def _settle(self, arrival: Arrival) -> None:
         work = partial(self._in_turn, migrate.settle(arrival), arrival.vm)
         try:
-            await self._control.exclusively(arrival.vm, RECEIVE, work)
+            await self._control.turns.take(arrival.vm, RECEIVE, work)
         except Exception as error:  # noqa: BLE001 (said, and tried again)
             log.error("VM %s is ours but not settled, and is tried again: %s", arrival.vm, error)
         if arrival.end.state is not Destination.OWNED:
@@ -277,7 +277,7 @@ class Arrivals:
             machine = self._control.machines.find(crossing.vm)
             arrival = Arrival(crossing, machine, Destination.OWNED)
             try:
-                await self._control.exclusively(
+                await self._control.turns.take(
                     crossing.vm, RECEIVE, partial(self._in_turn, migrate.settle(arrival), crossing.vm)
                 )
                 return

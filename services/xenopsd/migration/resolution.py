@@ -46,7 +46,7 @@ async def resolve(control: Control, vm: str, *, keep: bool) -> None:
         told = "goes on here" if keep else "is forgotten here"
         await control.conclude(vm, MigrationFailed(vm, f"an operator said that {given.peer} is lost, and it {told}"))
 
-    await control.exclusively(vm, RESOLVE, decide)
+    await control.turns.take(vm, RESOLVE, decide)
     control.check(vm)
 
 

@@ -20,8 +20,8 @@ from xenops.errors import Fault, IoError
 from xenops.rpc import calling, request
 from xenops.types.metadata import Metadata
 from xenops.wire import decode_result
-from xenopsd import control
 from xenopsd.backends.simulator.injection import Gate
+from xenopsd.engine import turns
 from xenopsd.store.database import Database
 
 VM, WORDS = "vm-1", "a change at its points"
@@ -70,7 +70,7 @@ def test_no_method_that_changes_something_is_left_out() -> None:
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("change", changes(VM), ids=lambda change: change.name)
 def test_at_every_point(change: Change, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "EXCLUSIVE_S", 0.05 if harm == "hang" else 30.0)
+    monkeypatch.setattr(turns, "LIMIT_S", 0.05 if harm == "hang" else 30.0)
 
     async def run() -> None:
         async with asyncio.timeout(50), a_lab(tmp_path) as lab:
