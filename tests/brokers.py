@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.local.stack import listener
+
 # The script behind Debian's /usr/sbin/rabbitmq-server, which itself insists on being root.
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 READY_S = 60.0
@@ -18,8 +20,7 @@ READY_S = 60.0
 
 def free_port() -> int:
     """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with listener() as probe:
         port: int = probe.getsockname()[1]
         return port
 

@@ -6,6 +6,7 @@ it is ready as it would say it to systemd (sd_notify); one that ends by itself e
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -20,6 +21,24 @@ from xenops.service.bus import short_hostname
 READY_S = 30.0  # for one process; an emulated host is slower
 STOP_S = 15.0
 BIN = Path(sys.executable).parent
+_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _ATTEMPTS = 15000, 100
+
+
+def listener() -> socket.socket:
+    """A listener on a loopback port that the kernel gives to no connection, as long as there is one (ip(7), ip_local_port_range).
+
+    Any other port may be taken when who listened there was killed and comes again: by a client that connects to somebody
+    else, or that reaches itself when it connects to that very port.
+    """
+    beyond = int(_GIVEN.read_text().split()[0]) - _LOWEST_PORT
+    for _ in range(_ATTEMPTS if beyond > 0 else 0):
+        try:
+            return socket.create_server(("127.0.0.1", _LOWEST_PORT + secrets.randbelow(beyond)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return socket.create_server(("127.0.0.1", 0))
 
 
 class StackFailed(Exception):
@@ -156,7 +175,7 @@ class Stack:
     def _choose_ports(self) -> None:
         """Free ports, kept open together while they are chosen so that no two are the same."""
         names = ("amqp", "message-switch", "forkexecd", "xenopsd", "vncproxy")
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+        sockets = [listener() for _ in names]
         self.ports = {name: listening.getsockname()[1] for name, listening in zip(names, sockets, strict=True)}
         for listening in sockets:
             listening.close()
